@@ -1,0 +1,115 @@
+"""Options of hubs and transports: .NET's meaning and defaults, snake_case names, seconds and bytes.
+
+Source: signalr-server section 5.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Flag
+
+from hubplane.errors import ConfigurationError
+
+__all__ = ["HubOptions", "HttpTransportType", "TransportOptions"]
+
+
+class HttpTransportType(Flag):
+    """The transports a hub offers; combine them with ``|``."""
+
+    NONE = 0
+    WEB_SOCKETS = 1
+    SERVER_SENT_EVENTS = 2
+    LONG_POLLING = 4
+
+
+def _positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and not value > 0:
+            raise ConfigurationError(f"{type(owner).__name__}.{name} must be greater than 0, not {value!r}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubOptions:
+    """How one hub behaves; .NET's `HubOptions`.
+
+    Attributes:
+        handshake_timeout: Seconds a client has for its handshake.
+        keep_alive_interval: Seconds between pings to each client; at most half of the clients' server timeout (30 s).
+        client_timeout_interval: Seconds of silence allowed once a client has sent its first ping.
+        supported_protocols: Names of hub protocols, in order; None for all registered ones.
+        maximum_receive_message_size: Bytes of one incoming hub message, framing included; None for no limit.
+        enable_detailed_errors: Send exception types and texts to clients.
+        stream_buffer_capacity: Items buffered for each upload stream before reading pauses.
+        maximum_parallel_invocations_per_client: Plain calls of one client that may run at the same time.
+        stateful_reconnect_buffer_size: Bytes kept for replay per connection with stateful reconnect.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    handshake_timeout: float = 15.0
+    keep_alive_interval: float = 15.0
+    client_timeout_interval: float = 30.0
+    supported_protocols: tuple[str, ...] | None = None
+    maximum_receive_message_size: int | None = 32_768
+    enable_detailed_errors: bool = False
+    stream_buffer_capacity: int = 10
+    maximum_parallel_invocations_per_client: int = 1
+    stateful_reconnect_buffer_size: int = 100_000
+
+    def __post_init__(self) -> None:
+        _positive(
+            self,
+            "handshake_timeout",
+            "keep_alive_interval",
+            "client_timeout_interval",
+            "maximum_receive_message_size",
+            "stream_buffer_capacity",
+            "maximum_parallel_invocations_per_client",
+            "stateful_reconnect_buffer_size",
+        )
+        if self.supported_protocols is not None:
+            object.__setattr__(self, "supported_protocols", tuple(self.supported_protocols))
+            if not self.supported_protocols:
+                raise ConfigurationError(
+                    "There are no supported protocols: HubOptions.supported_protocols is empty. "
+                    "Name at least one of them, or leave it out for all."
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransportOptions:
+    """How clients reach one mapped hub; .NET's `HttpConnectionDispatcherOptions`.
+
+    Attributes:
+        transports: The transports offered.
+        application_max_buffer_size: Bytes from the client that may wait unread before reading pauses; 0 for no limit.
+        transport_max_buffer_size: Bytes to the client above which awaiting senders wait; 0 for no limit.
+        outbound_buffer_limit: Bytes to the client that may wait at all; a client above it is disconnected
+            (hubplane's own: the original lets a slow reader delay others).
+        minimum_protocol_version: Lowest negotiate version accepted.
+        transport_send_timeout: Seconds a client may refuse to take bytes before it is disconnected.
+        disconnect_timeout: Seconds a connection may be without a transport.
+        close_timeout: Seconds to wait for the peer's WebSocket Close frame.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+
+    transports: HttpTransportType = (
+        HttpTransportType.WEB_SOCKETS | HttpTransportType.SERVER_SENT_EVENTS | HttpTransportType.LONG_POLLING
+    )
+    application_max_buffer_size: int = 65_536
+    transport_max_buffer_size: int = 65_536
+    outbound_buffer_limit: int = 4_194_304
+    minimum_protocol_version: int = 0
+    transport_send_timeout: float = 10.0
+    disconnect_timeout: float = 15.0
+    close_timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "outbound_buffer_limit", "transport_send_timeout", "disconnect_timeout", "close_timeout")
+        for name in ("application_max_buffer_size", "transport_max_buffer_size", "minimum_protocol_version"):
+            if getattr(self, name) < 0:
+                raise ConfigurationError(f"TransportOptions.{name} must not be negative.")
