@@ -1,0 +1,1 @@
+"""Wires one hub: its dispatcher, lifetime manager, transports and heartbeat, and owns their tasks."""

@@ -1,0 +1,1 @@
+"""What users write and call: Hub, HubContext, clients, groups, and the dispatch behind them. Start at `hub`."""

@@ -1,0 +1,1 @@
+"""The fast edge: hub WebSockets straight on the event loop, inside uvicorn."""

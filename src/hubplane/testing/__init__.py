@@ -1,0 +1,1 @@
+"""Tools for testing hubs, backplanes and lifetime managers."""

@@ -1,0 +1,344 @@
+"""One client across its life: identity, user, items, session, transport; what it sent, what it is to get.
+
+Source: signalr-server sections 5.6-5.9.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Any  # user code may keep anything in `items`
+
+from hubplane.connection.outbound import Cork, OutboundBuffer
+from hubplane.connection.request import ConnectionRequest
+from hubplane.connection.transport import CloseReason, Transport, TransportKind
+from hubplane.errors import ClientTimeoutError, HandshakeError
+from hubplane.options import TransportOptions
+from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
+from hubplane.protocol.messages import HandshakeRequest, HubMessage, Ping
+from hubplane.protocol.serialized import SerializedHubMessage
+from hubplane.protocol.session import HubSession
+
+__all__ = ["HubConnection"]
+
+logger = logging.getLogger(__name__)
+
+
+class HubConnection:
+    """One client. The edge feeds it as a `TransportListener`; the endpoint's runner takes messages from `inbox`.
+
+    Writing never waits. `drain` waits until the peer has taken enough, for producers that can slow down.
+
+    Attributes:
+        connection_id: The public id.
+        request: The HTTP request that opened the connection.
+        user_identifier: The user's id, computed once at the handshake; None for nobody.
+        session: Protocol state.
+        inbox: Parsed messages in order of arrival, not yet taken.
+        closed: No message but the final Close is written any more.
+        error: What ended the connection, if it was an error.
+        allow_reconnect: What the Close message tells automatic clients.
+        close_message: Whether a Close message is owed to the client.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_abort_callbacks",
+        "_blocked_since",
+        "_cork",
+        "_drain_waiters",
+        "_end_waiter",
+        "_items",
+        "_options",
+        "_reading_paused",
+        "_unread",
+        "allow_reconnect",
+        "busy",
+        "close_message",
+        "closed",
+        "connection_id",
+        "ended",
+        "error",
+        "inbox",
+        "lost",
+        "on_input",
+        "outbound",
+        "protocol_name",
+        "request",
+        "session",
+        "transport",
+        "user_identifier",
+    )
+
+    def __init__(
+        self,
+        connection_id: str,
+        *,
+        request: ConnectionRequest,
+        session: HubSession,
+        cork: Cork,
+        options: TransportOptions,
+    ) -> None:
+        self.connection_id = connection_id
+        self.request = request
+        self.session = session
+        self.user_identifier: str | None = None
+        self.inbox: deque[HandshakeRequest | HubMessage] = deque()
+        self.outbound = OutboundBuffer(cork, options.outbound_buffer_limit, self._overflow)
+        self.transport: Transport | None = None
+        self.protocol_name = ""
+        self.on_input: Callable[[], None] | None = None
+        self.busy = 0
+        self.closed = False
+        self.ended = False
+        self.lost = False
+        self.error: Exception | None = None
+        self.allow_reconnect = False
+        self.close_message = True
+        self._cork = cork
+        self._options = options
+        self._items: dict[Any, Any] | None = None
+        self._unread = 0
+        self._reading_paused = False
+        self._blocked_since: float | None = None
+        self._drain_waiters: list[asyncio.Future[None]] = []
+        self._end_waiter: asyncio.Future[None] | None = None
+        self._abort_callbacks: dict[Callable[[], None], None] | None = None
+
+    # -- what hub code sees -------------------------------------------------------------------------------------
+
+    @property
+    def items(self) -> dict[Any, Any]:
+        """A place for the application's own data; it lives as long as the connection (row B101)."""
+        if self._items is None:
+            self._items = {}
+        return self._items
+
+    @property
+    def protocol(self) -> HubProtocol:
+        """The hub protocol agreed in the handshake.
+
+        Raises:
+            RuntimeError: The handshake has not been completed.
+        """
+        protocol = self.session.protocol
+        if protocol is None:
+            raise RuntimeError("The hub protocol is not known before the handshake.")
+        return protocol
+
+    @property
+    def transport_kind(self) -> TransportKind | None:
+        """The transport in use, None while there is none."""
+        return self.transport.kind if self.transport is not None else None
+
+    def abort(self) -> None:
+        """End the connection: a Close message without reconnect, and nothing written after it (row B128)."""
+        self.end(None, allow_reconnect=False)
+
+    # -- writing ------------------------------------------------------------------------------------------------
+
+    def write(self, payload: bytes) -> None:
+        """Queue a framed message for this client alone; dropped when the connection is closed."""
+        if not self.closed:
+            self.outbound.append(payload)
+
+    def write_message(self, message: HubMessage) -> None:
+        """Encode and queue a message.
+
+        A message that cannot be written closes the connection, because half an answer is worse (signalr-server 5.2).
+        """
+        if self.closed:
+            return
+        try:
+            payload = self.protocol.encode(message)
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+            self.write_failed(error)
+            return
+        self.outbound.append(payload)
+
+    def write_failed(self, error: Exception) -> None:
+        """A message could not be encoded: log it as .NET does and end the connection."""
+        logger.error("Failed writing message. Aborting connection.", exc_info=error, extra=self._log_extra(6))
+        self.end(error, allow_reconnect=True)
+
+    def write_serialized(self, message: SerializedHubMessage) -> None:
+        """Queue a message made once for many clients.
+
+        A message that lacks this client's protocol is skipped: the client misses it, and that is logged. (The original
+        aborts every such client: design.md section 6.)
+        """
+        if self.closed:
+            return
+        payload = message.payloads.get(self.protocol_name)
+        if payload:
+            self.outbound.append_shared(payload)
+        elif payload is None:
+            logger.warning(
+                "This message was received from another server that did not have the requested protocol available.",
+                extra=self._log_extra(6),
+            )
+
+    async def drain(self) -> None:
+        """Wait until the peer has taken what was written, or the connection has ended; cancellation just stops waiting."""
+        while self.outbound.blocked and not self.ended:
+            waiter = asyncio.get_running_loop().create_future()
+            self._drain_waiters.append(waiter)
+            await waiter
+
+    def _overflow(self) -> None:
+        logger.warning(
+            "Connection %s does not read: over %d bytes wait for it. It is disconnected.",
+            self.connection_id,
+            self._options.outbound_buffer_limit,
+            extra=self._log_extra(None),
+        )
+        self.close_message = False
+        self.end(None, allow_reconnect=True)
+        if self.transport is not None:
+            self.transport.abort()
+
+    # -- the edge's side: TransportListener ---------------------------------------------------------------------
+
+    def attach(self, transport: Transport) -> None:
+        """Use `transport` from now on."""
+        self.transport = transport
+        self.outbound.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what arrived and tell the runner; above the limit of unread bytes the transport stops reading."""
+        if self.ended:
+            return
+        session = self.session
+        messages = session.receive_data(data)
+        if messages:
+            self.inbox.extend(messages)
+        elif session.failure is None:
+            return
+        self._unread += len(data)
+        on_input = self.on_input
+        if on_input is not None:
+            on_input()
+        if self._unread > self._options.application_max_buffer_size > 0 and self.inbox:
+            self._reading_paused = True
+            if self.transport is not None:
+                self.transport.pause_reading()
+
+    def inbox_empty(self) -> None:
+        """The runner has taken everything: count unread bytes anew and read on."""
+        self._unread = 0
+        if self._reading_paused:
+            self._reading_paused = False
+            if self.transport is not None:
+                self.transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The peer does not take bytes."""
+        self.outbound.block()
+
+    def resume_writing(self) -> None:
+        """The peer takes bytes again."""
+        self._blocked_since = None
+        self.outbound.unblock()
+        self._wake_drain()
+
+    def transport_lost(self, error: Exception | None) -> None:
+        """The transport has ended; so does the connection."""
+        self.lost = True
+        self.outbound.clear()
+        self.end(error, allow_reconnect=True)
+
+    # -- the end ------------------------------------------------------------------------------------------------
+
+    def end(self, error: Exception | None, *, allow_reconnect: bool) -> None:
+        """Let the connection end; the first call decides why. Its runner then says goodbye.
+
+        Args:
+            error: What was wrong; None for an orderly end.
+            allow_reconnect: Whether automatic clients may come back.
+        """
+        if self.ended:
+            return
+        self.ended = True
+        self.closed = True
+        self.error = error
+        self.allow_reconnect = allow_reconnect
+        self._wake_drain()
+        if self._end_waiter is not None and not self._end_waiter.done():
+            self._end_waiter.set_result(None)
+        callbacks, self._abort_callbacks = self._abort_callbacks, None
+        for callback in callbacks or ():
+            callback()
+
+    async def wait_ended(self) -> None:
+        """Return when the connection has ended. One waiter at a time: the connection's runner."""
+        if not self.ended:
+            self._end_waiter = asyncio.get_running_loop().create_future()
+            await self._end_waiter
+
+    def on_abort(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must not raise, once when the connection ends; at once if it has ended."""
+        if self.ended:
+            callback()
+            return
+        if self._abort_callbacks is None:
+            self._abort_callbacks = {}
+        self._abort_callbacks[callback] = None
+
+    def remove_on_abort(self, callback: Callable[[], None]) -> None:
+        """Forget `callback`; unknown ones are ignored."""
+        if self._abort_callbacks is not None:
+            self._abort_callbacks.pop(callback, None)
+
+    def say_goodbye(self, payload: bytes | None, reason: CloseReason) -> None:
+        """Write the final message, if any, behind everything pending, and begin to close the transport."""
+        transport = self.transport
+        if transport is None or self.lost:
+            return
+        if payload is not None:
+            self.outbound.append(payload)
+        self.outbound.flush()
+        transport.close(reason)
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Once a second: ping, and give up on a client that is silent or does not take bytes."""
+        if self.ended:
+            return
+        outbound = self.outbound
+        if outbound.blocked:
+            if self._blocked_since is None:
+                self._blocked_since = now
+            elif now - self._blocked_since > self._options.transport_send_timeout:
+                self.close_message = False
+                self.end(None, allow_reconnect=True)
+                if self.transport is not None:
+                    self.transport.abort()
+                return
+        try:
+            ping = self.session.tick(now, busy=self.busy > 0)
+        except (ClientTimeoutError, HandshakeError) as error:
+            self.end(error, allow_reconnect=True)
+            return
+        if ping and not outbound.blocked:
+            outbound.append_shared(self.protocol.encode(Ping()))
+
+    def handshake_done(self) -> None:
+        """The handshake has chosen a protocol: frame accordingly."""
+        protocol = self.protocol
+        self.protocol_name = protocol.name
+        if self.transport is not None:
+            self.transport.set_binary(protocol.transfer_format is TransferFormat.BINARY)
+
+    def _wake_drain(self) -> None:
+        waiters = self._drain_waiters
+        if waiters:
+            self._drain_waiters = []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+    def _log_extra(self, event_id: int | None) -> dict[str, object]:
+        return {"connection_id": self.connection_id, "event_id": event_id}
