@@ -41,6 +41,7 @@ class HubConnection:
         error: What ended the connection, if it was an error.
         allow_reconnect: What the Close message tells automatic clients.
         close_message: Whether a Close message is owed to the client.
+        tell_error: Whether that message mentions `error`.
     """
 
     __slots__ = (
@@ -55,7 +56,6 @@ class HubConnection:
         "_reading_paused",
         "_unread",
         "allow_reconnect",
-        "busy",
         "close_message",
         "closed",
         "connection_id",
@@ -68,6 +68,7 @@ class HubConnection:
         "protocol_name",
         "request",
         "session",
+        "tell_error",
         "transport",
         "user_identifier",
     )
@@ -90,13 +91,13 @@ class HubConnection:
         self.transport: Transport | None = None
         self.protocol_name = ""
         self.on_input: Callable[[], None] | None = None
-        self.busy = 0
         self.closed = False
         self.ended = False
         self.lost = False
         self.error: Exception | None = None
         self.allow_reconnect = False
         self.close_message = True
+        self.tell_error = True
         self._cork = cork
         self._options = options
         self._items: dict[Any, Any] | None = None
@@ -243,6 +244,10 @@ class HubConnection:
         self.outbound.unblock()
         self._wake_drain()
 
+    def shutting_down(self) -> None:
+        """The server stops: the client may come back at once."""
+        self.end(None, allow_reconnect=True)
+
     def transport_lost(self, error: Exception | None) -> None:
         """The transport has ended; so does the connection."""
         self.lost = True
@@ -251,18 +256,20 @@ class HubConnection:
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    def end(self, error: Exception | None, *, allow_reconnect: bool) -> None:
+    def end(self, error: Exception | None, *, allow_reconnect: bool, tell_error: bool = True) -> None:
         """Let the connection end; the first call decides why. Its runner then says goodbye.
 
         Args:
             error: What was wrong; None for an orderly end.
             allow_reconnect: Whether automatic clients may come back.
+            tell_error: Whether the Close message mentions `error`; not when it came from the client itself.
         """
         if self.ended:
             return
         self.ended = True
         self.closed = True
         self.error = error
+        self.tell_error = tell_error
         self.allow_reconnect = allow_reconnect
         self._wake_drain()
         if self._end_waiter is not None and not self._end_waiter.done():
@@ -291,15 +298,17 @@ class HubConnection:
         if self._abort_callbacks is not None:
             self._abort_callbacks.pop(callback, None)
 
-    def say_goodbye(self, payload: bytes | None, reason: CloseReason) -> None:
-        """Write the final message, if any, behind everything pending, and begin to close the transport."""
-        transport = self.transport
-        if transport is None or self.lost:
-            return
-        if payload is not None:
+    def write_last(self, payload: bytes) -> None:
+        """Write the final message behind everything pending; it leaves at once, if the peer takes it."""
+        if not self.lost:
             self.outbound.append(payload)
-        self.outbound.flush()
-        transport.close(reason)
+            self.outbound.flush()
+
+    def close_transport(self, reason: CloseReason) -> None:
+        """Begin to close the transport behind everything written."""
+        if self.transport is not None and not self.lost:
+            self.outbound.flush()
+            self.transport.close(reason)
 
     # -- time ---------------------------------------------------------------------------------------------------
 
@@ -318,7 +327,7 @@ class HubConnection:
                     self.transport.abort()
                 return
         try:
-            ping = self.session.tick(now, busy=self.busy > 0)
+            ping = self.session.tick(now, busy=self._reading_paused or bool(self.inbox))
         except (ClientTimeoutError, HandshakeError) as error:
             self.end(error, allow_reconnect=True)
             return

@@ -91,6 +91,10 @@ class TransportListener(Protocol):
         """The peer takes bytes again."""
         ...
 
+    def shutting_down(self) -> None:
+        """The server stops: say goodbye with permission to reconnect, then close the transport."""
+        ...
+
     def transport_lost(self, error: Exception | None) -> None:
         """The transport has ended: by the peer, by an error, or after `close` or `abort`. Called exactly once."""
         ...
