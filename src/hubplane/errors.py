@@ -71,7 +71,7 @@ class RemoteProtocolError(HubplaneError):
 
 
 class HandshakeError(RemoteProtocolError):
-    """The handshake failed. `answer` is the text for the client's ``{"error": ...}``; None when nothing is to be sent."""
+    """The handshake failed. `answer` is for the client's ``{"error": ...}``; None when nothing is to be sent."""
 
     def __init__(self, answer: str | None, detail: str = "", *, error_type: str = "InvalidDataException") -> None:
         super().__init__(detail or answer or "The handshake was not completed.", error_type=error_type)

@@ -10,7 +10,7 @@ from enum import Flag
 
 from hubplane.errors import ConfigurationError
 
-__all__ = ["HubOptions", "HttpTransportType", "TransportOptions"]
+__all__ = ["HttpTransportType", "HubOptions", "TransportOptions"]
 
 
 class HttpTransportType(Flag):

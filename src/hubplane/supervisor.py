@@ -33,6 +33,10 @@ class Supervisor:
         """The number of running tasks."""
         return len(self._tasks)
 
+    def open(self) -> None:
+        """Accept tasks again after a `close`."""
+        self._closing = False
+
     def start(
         self, work: Coroutine[Any, Any, Any], name: str, *, vital: bool = False, context: Context | None = None
     ) -> asyncio.Task[Any]:

@@ -38,6 +38,9 @@ class HubConnection:
         session: Protocol state.
         inbox: Parsed messages in order of arrival, not yet taken.
         closed: No message but the final Close is written any more.
+        lost: The transport is gone; what the client sent before is still served, nothing can be written.
+        lost_error: What broke the transport, if anything did.
+        ended: Nothing more is served.
         error: What ended the connection, if it was an error.
         allow_reconnect: What the Close message tells automatic clients.
         close_message: Whether a Close message is owed to the client.
@@ -63,6 +66,7 @@ class HubConnection:
         "error",
         "inbox",
         "lost",
+        "lost_error",
         "on_input",
         "outbound",
         "protocol_name",
@@ -94,6 +98,7 @@ class HubConnection:
         self.closed = False
         self.ended = False
         self.lost = False
+        self.lost_error: Exception | None = None
         self.error: Exception | None = None
         self.allow_reconnect = False
         self.close_message = True
@@ -182,8 +187,11 @@ class HubConnection:
             )
 
     async def drain(self) -> None:
-        """Wait until the peer has taken what was written, or the connection has ended; cancellation just stops waiting."""
-        while self.outbound.blocked and not self.ended:
+        """Wait until the peer has taken what was written, or the connection has ended.
+
+        Cancellation just stops the waiting.
+        """
+        while self.outbound.blocked and not self.closed:
             waiter = asyncio.get_running_loop().create_future()
             self._drain_waiters.append(waiter)
             await waiter
@@ -209,7 +217,7 @@ class HubConnection:
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived and tell the runner; above the limit of unread bytes the transport stops reading."""
-        if self.ended:
+        if self.closed:
             return
         session = self.session
         messages = session.receive_data(data)
@@ -249,10 +257,15 @@ class HubConnection:
         self.end(None, allow_reconnect=True)
 
     def transport_lost(self, error: Exception | None) -> None:
-        """The transport has ended; so does the connection."""
+        """The transport has ended. Messages that came before are still served; then the connection ends."""
         self.lost = True
+        self.lost_error = error
+        self.closed = True
         self.outbound.clear()
-        self.end(error, allow_reconnect=True)
+        self.outbound.block()
+        self._abort()
+        if self.on_input is not None:
+            self.on_input()
 
     # -- the end ------------------------------------------------------------------------------------------------
 
@@ -271,9 +284,12 @@ class HubConnection:
         self.error = error
         self.tell_error = tell_error
         self.allow_reconnect = allow_reconnect
-        self._wake_drain()
         if self._end_waiter is not None and not self._end_waiter.done():
             self._end_waiter.set_result(None)
+        self._abort()
+
+    def _abort(self) -> None:
+        self._wake_drain()
         callbacks, self._abort_callbacks = self._abort_callbacks, None
         for callback in callbacks or ():
             callback()
@@ -285,8 +301,8 @@ class HubConnection:
             await self._end_waiter
 
     def on_abort(self, callback: Callable[[], None]) -> None:
-        """Call `callback`, which must not raise, once when the connection ends; at once if it has ended."""
-        if self.ended:
+        """Call `callback`, which must not raise, once when the connection ends or is lost; at once if that was so."""
+        if self.closed:
             callback()
             return
         if self._abort_callbacks is None:
@@ -302,19 +318,19 @@ class HubConnection:
         """Write the final message behind everything pending; it leaves at once, if the peer takes it."""
         if not self.lost:
             self.outbound.append(payload)
-            self.outbound.flush()
+            self.outbound.flush_all()
 
     def close_transport(self, reason: CloseReason) -> None:
         """Begin to close the transport behind everything written."""
         if self.transport is not None and not self.lost:
-            self.outbound.flush()
+            self.outbound.flush_all()
             self.transport.close(reason)
 
     # -- time ---------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """Once a second: ping, and give up on a client that is silent or does not take bytes."""
-        if self.ended:
+        if self.closed:
             return
         outbound = self.outbound
         if outbound.blocked:

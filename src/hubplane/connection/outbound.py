@@ -119,6 +119,11 @@ class OutboundBuffer:
             batch = batches[key] = OutboundBatch(key if isinstance(key, bytes) else b"".join(key))
         transport.send(batch)
 
+    def flush_all(self) -> None:
+        """Hand everything over even if the peer does not take it now: the connection is about to close."""
+        self.blocked = False
+        self.flush()
+
     def block(self) -> None:
         """The peer does not take bytes: keep what is pending until `unblock`."""
         self.blocked = True

@@ -60,7 +60,13 @@ class HubLifetimeManager(Protocol):
         ...
 
     async def invoke_connection(
-        self, connection_id: str, target: str, arguments: Sequence[object], result_type: object, *, timeout: float | None
+        self,
+        connection_id: str,
+        target: str,
+        arguments: Sequence[object],
+        result_type: object,
+        *,
+        timeout: float | None,
     ) -> object:
         """Ask one client and wait for its answer.
 

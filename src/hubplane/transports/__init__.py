@@ -1,1 +1,1 @@
-"""How a client reaches us: negotiate and the transports' rules, written against `exchange`, so both edges share them."""
+"""How a client reaches us: negotiate and the transports' rules, written against `exchange`, for both edges."""

@@ -1,0 +1,282 @@
+"""HubApp: hubs as an ASGI application, on their own or mounted in a framework."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias  # ASGI messages hold what servers put there
+
+from hubplane.asgi.http import AsgiHttpExchange
+from hubplane.asgi.websocket import AsgiWebSocketExchange
+from hubplane.backplane.base import Backplane
+from hubplane.clock import Clock, SystemClock
+from hubplane.connection.hub_connection import HubConnection
+from hubplane.connection.outbound import Cork
+from hubplane.connection.request import ConnectionRequest
+from hubplane.endpoint.endpoint import HubEndpoint, default_user_id
+from hubplane.endpoint.heartbeat import Heartbeat
+from hubplane.errors import ConfigurationError
+from hubplane.hubs.context import HubContext
+from hubplane.hubs.filters import HubFilter
+from hubplane.hubs.hub import Hub
+from hubplane.ids import IdSource, SystemIds
+from hubplane.lifetime.base import HubLifetimeManager
+from hubplane.lifetime.local import LocalHubLifetimeManager
+from hubplane.lifetime.routes import BackplaneRoutes
+from hubplane.lifetime.scaleout import ScaleoutHubLifetimeManager
+from hubplane.options import HubOptions, TransportOptions
+from hubplane.protocol.hub_protocol import HubProtocol
+from hubplane.protocol.json_protocol import JsonHubProtocol
+from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
+from hubplane.supervisor import Supervisor
+from hubplane.transports.exchange import WebSocketExchange
+
+if TYPE_CHECKING:
+    from hubplane.backplane.redis.options import RedisOptions
+
+__all__ = ["HubApp"]
+
+logger = logging.getLogger(__name__)
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+NATIVE = "hubplane.native"
+"""The scope extension with which the fast edge offers a connection."""
+
+
+class HubApp:
+    """Serves hubs over ASGI 3, under any server, alone or mounted.
+
+    Args:
+        redis: A StackExchange.Redis configuration string, a ``redis://`` URL, `RedisOptions`, or any `Backplane`.
+            None reads the environment variable ``HUBPLANE_REDIS``; without it the hubs form one node in memory.
+        options: Options for all hubs; `add_hub` may override them.
+        transport_options: How clients reach the hubs.
+        protocols: The hub protocols, in order; JSON and MessagePack by default.
+        shutdown_timeout: Seconds that hub methods and disconnect callbacks have to finish at shutdown.
+        clock: Where time comes from.
+        ids: Where ids come from.
+
+    Raises:
+        ConfigurationError: The Redis configuration is wrong, or the extra ``hubplane[redis]`` is missing.
+    """
+
+    def __init__(
+        self,
+        redis: str | RedisOptions | Backplane | None = None,
+        *,
+        options: HubOptions | None = None,
+        transport_options: TransportOptions | None = None,
+        protocols: Sequence[HubProtocol] | None = None,
+        shutdown_timeout: float = 5.0,
+        clock: Clock | None = None,
+        ids: IdSource | None = None,
+    ) -> None:
+        self._options = options or HubOptions()
+        self._transport_options = transport_options or TransportOptions()
+        self._protocols = tuple(protocols) if protocols is not None else (JsonHubProtocol(), MessagePackHubProtocol())
+        self._shutdown_timeout = shutdown_timeout
+        self._clock = clock or SystemClock()
+        self._ids = ids or SystemIds()
+        self._cork = Cork()
+        self._endpoints: dict[str, HubEndpoint] = {}
+        self._backplane = _make_backplane(redis if redis is not None else os.environ.get("HUBPLANE_REDIS") or None)
+        self._routes = BackplaneRoutes()
+        self._supervisor = Supervisor("hubplane")
+        self._running = False
+        self._stack: AsyncExitStack | None = None
+
+    # -- set-up -------------------------------------------------------------------------------------------------
+
+    def add_hub(
+        self,
+        path: str,
+        hub_type: type[Hub],
+        *,
+        hub_name: str | None = None,
+        options: HubOptions | None = None,
+        transport_options: TransportOptions | None = None,
+        hub_factory: Callable[[], Hub] | None = None,
+        filters: Sequence[HubFilter] = (),
+        user_id_provider: Callable[[HubConnection], str | None] = default_user_id,
+    ) -> None:
+        """Serve `hub_type` at `path`.
+
+        Args:
+            path: Where clients connect, relative to where this app is mounted, such as ``/chat``.
+            hub_type: The hub class.
+            hub_name: The name on the backplane: the .NET full type name, such as ``MyApp.Hubs.ChatHub``, when .NET
+                nodes share it; the Python module and class name by default.
+            options: Instead of the app's options.
+            transport_options: Instead of the app's transport options.
+            hub_factory: Makes a hub instance for each call.
+            filters: Hub filters, outermost first.
+            user_id_provider: Computes a connection's user id from the connection, once.
+
+        Raises:
+            ConfigurationError: The path or the hub is already taken, the hub class has a mistake, or the app runs.
+        """
+        if self._running:
+            raise ConfigurationError("Hubs are added before the app starts.")
+        if not path.startswith("/") or path.endswith("/"):
+            raise ConfigurationError(f"A hub's path starts with '/' and does not end with it: {path!r}.")
+        if path in self._endpoints:
+            raise ConfigurationError(f"There is already a hub at {path!r}.")
+        if any(endpoint.hub_type is hub_type for endpoint in self._endpoints.values()):
+            raise ConfigurationError(f"{hub_type.__qualname__} is already served; a hub class has one path.")
+        name = hub_name or f"{hub_type.__module__}.{hub_type.__qualname__}"
+        self._endpoints[path] = HubEndpoint(
+            hub_type,
+            hub_name=name,
+            options=options or self._options,
+            transport_options=transport_options or self._transport_options,
+            protocols=self._protocols,
+            lifetime=self._make_lifetime(name),
+            cork=self._cork,
+            clock=self._clock,
+            ids=self._ids,
+            hub_factory=hub_factory,
+            filters=filters,
+            user_id=user_id_provider,
+        )
+
+    def _make_lifetime(self, name: str) -> HubLifetimeManager:
+        if self._backplane is None:
+            return LocalHubLifetimeManager(protocols=self._protocols, ids=self._ids)
+        return ScaleoutHubLifetimeManager(
+            name,
+            backplane=self._backplane,
+            routes=self._routes,
+            protocols=self._protocols,
+            clock=self._clock,
+            ids=self._ids,
+        )
+
+    def context(self, hub_type: type[Hub]) -> HubContext:
+        """The door to a hub from outside its methods: send, and manage groups.
+
+        Raises:
+            ConfigurationError: The hub has not been added.
+        """
+        for endpoint in self._endpoints.values():
+            if endpoint.hub_type is hub_type:
+                return endpoint.context
+        raise ConfigurationError(f"{hub_type.__qualname__} has not been added; call add_hub first.")
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lifespan(self, app: object = None) -> AsyncIterator[None]:
+        """Run the app while inside: for ``FastAPI(lifespan=hubs.lifespan)``, or ``async with hubs.lifespan():``.
+
+        Entering never waits for Redis: clients are served, and what needs Redis works once it is there.
+
+        Raises:
+            ConfigurationError: The app is already running.
+        """
+        if self._running:
+            raise ConfigurationError("This HubApp is already running: its lifespan has been entered twice.")
+        async with AsyncExitStack() as stack:
+            self._supervisor.open()
+            stack.push_async_callback(self._supervisor.close)
+            if self._backplane is not None:
+                await stack.enter_async_context(self._backplane.run(self._routes))
+            for endpoint in self._endpoints.values():
+                await stack.enter_async_context(endpoint.run(grace=self._shutdown_timeout))
+            heartbeat = Heartbeat(self._clock, self._connections, self._ticks())
+            self._supervisor.start(heartbeat.run(), "heartbeat", vital=True)
+            self._running = True
+            stack.callback(self._stopped)
+            yield
+
+    def _stopped(self) -> None:
+        self._running = False
+
+    def _connections(self) -> Iterator[HubConnection]:
+        for endpoint in self._endpoints.values():
+            yield from endpoint.connections()
+
+    def _ticks(self) -> tuple[Callable[[float], None], ...]:
+        ticks: list[Callable[[float], None]] = []
+        for endpoint in self._endpoints.values():
+            ticks.append(endpoint.registry.tick)
+            tick = getattr(endpoint.lifetime, "tick", None)
+            if tick is not None:
+                ticks.append(tick)
+        return tuple(ticks)
+
+    # -- ASGI ---------------------------------------------------------------------------------------------------
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI application."""
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._serve_lifespan(receive, send)
+            return
+        if not self._running:
+            raise ConfigurationError(
+                "This HubApp is not running. Mounted in a framework it needs the framework's lifespan: "
+                "FastAPI(lifespan=hubs.lifespan), or enter `async with hubs.lifespan():` in your own."
+            )
+        endpoint, subpath = self._match(scope)
+        if kind == "websocket":
+            exchange: WebSocketExchange
+            native = scope.get("extensions", {}).get(NATIVE)
+            exchange = native if native is not None else AsgiWebSocketExchange(scope, receive, send)
+            if endpoint is None or subpath:
+                await exchange.reject(404, b"", content_type=None)
+            else:
+                await endpoint.router.websocket(exchange)
+        elif kind == "http":
+            http = AsgiHttpExchange(scope, receive, send)
+            if endpoint is None:
+                await http.respond(404, b"", content_type=None)
+            else:
+                await endpoint.router.http(http, subpath)
+        else:
+            raise ConfigurationError(f"HubApp serves http, websocket and lifespan scopes, not {kind!r}.")
+
+    def _match(self, scope: Scope) -> tuple[HubEndpoint | None, str]:
+        path: str = scope["path"]
+        root: str = scope.get("root_path", "")
+        if root and path.startswith(root):
+            path = path[len(root) :]
+        path = path.rstrip("/")
+        endpoint = self._endpoints.get(path)
+        if endpoint is not None:
+            return endpoint, ""
+        base, _, last = path.rpartition("/")
+        return (self._endpoints.get(base), last) if last == "negotiate" else (None, "")
+
+    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        stack = AsyncExitStack()
+        try:
+            await stack.enter_async_context(self.lifespan())
+        except Exception as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        try:
+            await stack.aclose()
+        except Exception as error:
+            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+            raise
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _make_backplane(redis: str | RedisOptions | Backplane | None) -> Backplane | None:
+    if redis is None:
+        return None
+    if hasattr(redis, "publish"):
+        return redis
+    from hubplane.backplane.redis.configuration import parse  # noqa: PLC0415 - only with the extra `redis`
+    from hubplane.backplane.redis.pubsub import RedisBackplane  # noqa: PLC0415
+
+    return RedisBackplane(parse(redis) if isinstance(redis, str) else redis)

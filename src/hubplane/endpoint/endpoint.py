@@ -1,0 +1,215 @@
+"""One hub, wired: dispatcher, lifetime manager, router and the tasks they need.
+
+Source: docs/architecture.md, "Who owns what".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+from hubplane.clock import Clock
+from hubplane.connection.hub_connection import HubConnection
+from hubplane.connection.outbound import Cork
+from hubplane.connection.request import ConnectionRequest
+from hubplane.endpoint.runner import ConnectionRunner
+from hubplane.errors import ConfigurationError
+from hubplane.hubs.context import HubContext
+from hubplane.hubs.dispatcher import HubDispatcher
+from hubplane.hubs.filters import HubFilter
+from hubplane.hubs.hub import Hub
+from hubplane.ids import IdSource
+from hubplane.lifetime.base import HubLifetimeManager
+from hubplane.options import HubOptions, TransportOptions
+from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
+from hubplane.protocol.session import HubSession
+from hubplane.supervisor import Supervisor
+from hubplane.transports.registry import ConnectionRegistry
+from hubplane.transports.router import TransportRouter
+
+__all__ = ["HubEndpoint", "default_user_id", "select_protocols"]
+
+logger = logging.getLogger(__name__)
+
+FORMATS = (TransferFormat.TEXT, TransferFormat.BINARY)
+
+
+def select_protocols(protocols: Sequence[HubProtocol], options: HubOptions) -> dict[str, HubProtocol]:
+    """The protocols a hub speaks, by name, in the order of registration.
+
+    Raises:
+        ConfigurationError: `supported_protocols` names one that is not registered.
+    """
+    registered = {protocol.name: protocol for protocol in protocols}
+    if options.supported_protocols is None:
+        return registered
+    wanted = {name.lower() for name in options.supported_protocols}
+    if unknown := wanted - registered.keys():
+        raise ConfigurationError(
+            f"HubOptions.supported_protocols names {', '.join(sorted(unknown))!s}, "
+            f"but only {', '.join(registered)} are registered."
+        )
+    return {name: protocol for name, protocol in registered.items() if name in wanted}
+
+
+def default_user_id(connection: HubConnection) -> str | None:
+    """The user's id from what authentication middleware put into ``scope["user"]``.
+
+    A mapping of claims gives its ``sub``; Starlette's and Django's user objects give `identity`, `username` or
+    `display_name`, in this order, when they are authenticated.
+
+    Source: signalr-server section 5.10.
+    """
+    user = connection.request.user
+    if user is None:
+        return None
+    if isinstance(user, Mapping):
+        subject = user.get("sub")
+        return str(subject) if subject else None
+    if not getattr(user, "is_authenticated", True):
+        return None
+    for name in ("identity", "username", "display_name"):
+        try:
+            value = getattr(user, name, None)
+        except NotImplementedError:  # Starlette's BaseUser leaves `identity` to its subclasses
+            continue
+        if value:
+            return str(value)
+    return None
+
+
+class HubEndpoint:
+    """Everything one mapped hub owns. `run` starts and ends it; `router` is what the edges talk to.
+
+    Args:
+        hub_type: The user's hub class.
+        hub_name: Its name on the backplane.
+        options: How the hub behaves.
+        transport_options: How clients reach it.
+        protocols: The registered hub protocols, in order.
+        lifetime: Where its connections are known.
+        cork: Shared by all connections of the process.
+        clock: Where time comes from.
+        ids: Where ids come from.
+        hub_factory: Makes a hub instance per call; the class itself by default.
+        filters: Hub filters, outermost first.
+        user_id: Computes a connection's user id, once, at the handshake.
+    """
+
+    def __init__(
+        self,
+        hub_type: type[Hub],
+        *,
+        hub_name: str,
+        options: HubOptions,
+        transport_options: TransportOptions,
+        protocols: Sequence[HubProtocol],
+        lifetime: HubLifetimeManager,
+        cork: Cork,
+        clock: Clock,
+        ids: IdSource,
+        hub_factory: Callable[[], Hub] | None = None,
+        filters: Sequence[HubFilter] = (),
+        user_id: Callable[[HubConnection], str | None] = default_user_id,
+    ) -> None:
+        self.hub_type = hub_type
+        self.hub_name = hub_name
+        self.lifetime = lifetime
+        self._options = options
+        self._transport_options = transport_options
+        self._protocols = select_protocols(protocols, options)
+        self._cork = cork
+        self._clock = clock
+        self._user_id = user_id
+        self._supervisor = Supervisor(f"hub {hub_name}")
+        self._connections: set[HubConnection] = set()
+        self._idle: asyncio.Event | None = None
+        self._stopping = False
+        self.dispatcher = HubDispatcher(
+            hub_type,
+            options=options,
+            lifetime=lifetime,
+            protocols=tuple(self._protocols.values()),
+            filters=filters,
+            hub_factory=hub_factory,
+            supervisor=self._supervisor,
+        )
+        self.context = HubContext(lifetime)
+        self.registry = ConnectionRegistry(clock, transport_options)
+        self.router = TransportRouter(
+            self.registry, transport_options, connect=self.connect, serve=self.serve, ids=ids, clock=clock
+        )
+
+    @asynccontextmanager
+    async def run(self, *, grace: float) -> AsyncIterator[None]:
+        """Serve while inside; leaving says goodbye to every client and awaits everything.
+
+        Args:
+            grace: Seconds that hub methods and disconnect callbacks have to finish; then they are cancelled.
+        """
+        self._stopping = False
+        self._supervisor.open()
+        async with self.lifetime.run():
+            try:
+                yield
+            finally:
+                await self._stop(grace)
+
+    async def _stop(self, grace: float) -> None:
+        self._stopping = True
+        for connection in list(self._connections):
+            connection.shutting_down()
+        deadline = self._clock.monotonic() + grace
+        if self._connections:
+            self._idle = asyncio.Event()
+            try:
+                async with asyncio.timeout(grace):
+                    await self._idle.wait()
+            except TimeoutError:
+                logger.warning(
+                    "%d connections of hub %s did not end within %s s; they are cut.",
+                    len(self._connections),
+                    self.hub_name,
+                    grace,
+                )
+                for connection in list(self._connections):
+                    if connection.transport is not None:
+                        connection.transport.abort()
+        await self._supervisor.close(grace=max(0.0, deadline - self._clock.monotonic()))
+
+    def connect(self, request: ConnectionRequest, connection_id: str) -> HubConnection:
+        """Make the connection for a client that has reached us; its transport is attached later."""
+        return HubConnection(
+            connection_id,
+            request=request,
+            session=HubSession(self._protocols, self._options, now=self._clock.monotonic(), transfer_formats=FORMATS),
+            cork=self._cork,
+            options=self._transport_options,
+        )
+
+    async def serve(self, connection: HubConnection) -> None:
+        """Run a connection from its handshake until its transport is closing."""
+        runner = ConnectionRunner(
+            connection,
+            dispatcher=self.dispatcher,
+            lifetime=self.lifetime,
+            supervisor=self._supervisor,
+            detailed_errors=self._options.enable_detailed_errors,
+            slots=self._options.maximum_parallel_invocations_per_client,
+            user_id=self._user_id,
+        )
+        self._connections.add(connection)
+        try:
+            if self._stopping:
+                connection.shutting_down()
+            await runner.run()
+        finally:
+            self._connections.discard(connection)
+            if self._idle is not None and not self._connections:
+                self._idle.set()
+
+    def connections(self) -> tuple[HubConnection, ...]:
+        """A snapshot of the connections being served, handshakes included."""
+        return tuple(self._connections)
