@@ -14,8 +14,7 @@ from hubplane.backplane.base import Backplane
 from hubplane.clock import Clock, SystemClock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
-from hubplane.connection.request import ConnectionRequest
-from hubplane.endpoint.endpoint import HubEndpoint, default_user_id
+from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id
 from hubplane.endpoint.heartbeat import Heartbeat
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
@@ -79,11 +78,13 @@ class HubApp:
     ) -> None:
         self._options = options or HubOptions()
         self._transport_options = transport_options or TransportOptions()
-        self._protocols = tuple(protocols) if protocols is not None else (JsonHubProtocol(), MessagePackHubProtocol())
         self._shutdown_timeout = shutdown_timeout
-        self._clock = clock or SystemClock()
-        self._ids = ids or SystemIds()
-        self._cork = Cork()
+        self._runtime = HubRuntime(
+            protocols=tuple(protocols) if protocols is not None else (JsonHubProtocol(), MessagePackHubProtocol()),
+            cork=Cork(),
+            clock=clock or SystemClock(),
+            ids=ids or SystemIds(),
+        )
         self._endpoints: dict[str, HubEndpoint] = {}
         self._backplane = _make_backplane(redis if redis is not None else os.environ.get("HUBPLANE_REDIS") or None)
         self._routes = BackplaneRoutes()
@@ -132,29 +133,28 @@ class HubApp:
         name = hub_name or f"{hub_type.__module__}.{hub_type.__qualname__}"
         self._endpoints[path] = HubEndpoint(
             hub_type,
-            hub_name=name,
-            options=options or self._options,
-            transport_options=transport_options or self._transport_options,
-            protocols=self._protocols,
+            name,
             lifetime=self._make_lifetime(name),
-            cork=self._cork,
-            clock=self._clock,
-            ids=self._ids,
-            hub_factory=hub_factory,
-            filters=filters,
-            user_id=user_id_provider,
+            settings=HubSettings(
+                options=options or self._options,
+                transport_options=transport_options or self._transport_options,
+                hub_factory=hub_factory,
+                filters=tuple(filters),
+                user_id=user_id_provider,
+            ),
+            runtime=self._runtime,
         )
 
     def _make_lifetime(self, name: str) -> HubLifetimeManager:
         if self._backplane is None:
-            return LocalHubLifetimeManager(protocols=self._protocols, ids=self._ids)
+            return LocalHubLifetimeManager(protocols=self._runtime.protocols, ids=self._runtime.ids)
         return ScaleoutHubLifetimeManager(
             name,
             backplane=self._backplane,
             routes=self._routes,
-            protocols=self._protocols,
-            clock=self._clock,
-            ids=self._ids,
+            protocols=self._runtime.protocols,
+            clock=self._runtime.clock,
+            ids=self._runtime.ids,
         )
 
     def context(self, hub_type: type[Hub]) -> HubContext:
@@ -188,7 +188,7 @@ class HubApp:
                 await stack.enter_async_context(self._backplane.run(self._routes))
             for endpoint in self._endpoints.values():
                 await stack.enter_async_context(endpoint.run(grace=self._shutdown_timeout))
-            heartbeat = Heartbeat(self._clock, self._connections, self._ticks())
+            heartbeat = Heartbeat(self._runtime.clock, self._connections, self._ticks())
             self._supervisor.start(heartbeat.run(), "heartbeat", vital=True)
             self._running = True
             stack.callback(self._stopped)

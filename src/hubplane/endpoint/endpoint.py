@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
@@ -29,7 +30,7 @@ from hubplane.supervisor import Supervisor
 from hubplane.transports.registry import ConnectionRegistry
 from hubplane.transports.router import TransportRouter
 
-__all__ = ["HubEndpoint", "default_user_id", "select_protocols"]
+__all__ = ["HubEndpoint", "HubRuntime", "HubSettings", "default_user_id", "select_protocols"]
 
 logger = logging.getLogger(__name__)
 
@@ -80,66 +81,93 @@ def default_user_id(connection: HubConnection) -> str | None:
     return None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubRuntime:
+    """What the hubs of a process share.
+
+    Attributes:
+        protocols: The registered hub protocols, in order.
+        cork: Flushes the outbound buffers of all connections.
+        clock: Where time comes from.
+        ids: Where ids come from.
+    """
+
+    protocols: tuple[HubProtocol, ...]
+    cork: Cork
+    clock: Clock
+    ids: IdSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSettings:
+    """How one hub is served.
+
+    Attributes:
+        options: How the hub behaves.
+        transport_options: How clients reach it.
+        hub_factory: Makes a hub instance per call; None for the class itself.
+        filters: Hub filters, outermost first.
+        user_id: Computes a connection's user id, once, at the handshake.
+    """
+
+    options: HubOptions
+    transport_options: TransportOptions
+    hub_factory: Callable[[], Hub] | None = None
+    filters: tuple[HubFilter, ...] = ()
+    user_id: Callable[[HubConnection], str | None] = default_user_id
+
+
 class HubEndpoint:
     """Everything one mapped hub owns. `run` starts and ends it; `router` is what the edges talk to.
 
     Args:
         hub_type: The user's hub class.
         hub_name: Its name on the backplane.
-        options: How the hub behaves.
-        transport_options: How clients reach it.
-        protocols: The registered hub protocols, in order.
         lifetime: Where its connections are known.
-        cork: Shared by all connections of the process.
-        clock: Where time comes from.
-        ids: Where ids come from.
-        hub_factory: Makes a hub instance per call; the class itself by default.
-        filters: Hub filters, outermost first.
-        user_id: Computes a connection's user id, once, at the handshake.
+        settings: How it is served.
+        runtime: What it shares with the other hubs of the process.
     """
 
     def __init__(
         self,
         hub_type: type[Hub],
-        *,
         hub_name: str,
-        options: HubOptions,
-        transport_options: TransportOptions,
-        protocols: Sequence[HubProtocol],
+        *,
         lifetime: HubLifetimeManager,
-        cork: Cork,
-        clock: Clock,
-        ids: IdSource,
-        hub_factory: Callable[[], Hub] | None = None,
-        filters: Sequence[HubFilter] = (),
-        user_id: Callable[[HubConnection], str | None] = default_user_id,
+        settings: HubSettings,
+        runtime: HubRuntime,
     ) -> None:
         self.hub_type = hub_type
         self.hub_name = hub_name
         self.lifetime = lifetime
-        self._options = options
-        self._transport_options = transport_options
-        self._protocols = select_protocols(protocols, options)
-        self._cork = cork
-        self._clock = clock
-        self._user_id = user_id
+        self._options = settings.options
+        self._transport_options = settings.transport_options
+        self._protocols = select_protocols(runtime.protocols, settings.options)
+        self._cork = runtime.cork
+        self._clock = runtime.clock
+        self._user_id = settings.user_id
         self._supervisor = Supervisor(f"hub {hub_name}")
         self._connections: set[HubConnection] = set()
         self._idle: asyncio.Event | None = None
         self._stopping = False
         self.dispatcher = HubDispatcher(
             hub_type,
-            options=options,
+            options=settings.options,
             lifetime=lifetime,
             protocols=tuple(self._protocols.values()),
-            filters=filters,
-            hub_factory=hub_factory,
+            filters=settings.filters,
+            hub_factory=settings.hub_factory,
             supervisor=self._supervisor,
         )
         self.context = HubContext(lifetime)
-        self.registry = ConnectionRegistry(clock, transport_options)
+        self.registry = ConnectionRegistry(runtime.clock, settings.transport_options)
         self.router = TransportRouter(
-            self.registry, transport_options, connect=self.connect, serve=self.serve, ids=ids, clock=clock
+            self.registry,
+            settings.transport_options,
+            connect=self.connect,
+            serve=self.serve,
+            ids=runtime.ids,
+            clock=runtime.clock,
         )
 
     @asynccontextmanager
