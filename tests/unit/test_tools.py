@@ -1,0 +1,91 @@
+"""The tools behind the documents: who claims which row, and which link leads nowhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tools import compatibility, links
+
+ROWS = compatibility.read_rows(
+    '{"areas": {"B": "Server", "S": "Guide"},'
+    ' "groups": [{"area": "B", "title": "First", "rows": {"B1": "one", "B2": "two"}},'
+    ' {"area": "S", "title": "Second", "rows": {"S1": "three"}}],'
+    ' "explained": {"S1": "Nothing to port."}}'
+)
+
+SOURCE = """
+import pytest
+pytestmark = pytest.mark.row("B7")
+CASES = [pytest.param(1, marks=pytest.mark.row("R53"))]
+
+@pytest.mark.row("B1", "B2")
+async def test_two(): ...
+
+@pytest.mark.parametrize("x", [pytest.param(1, marks=pytest.mark.row("R1")), 2])
+def test_case(x): ...
+
+@pytest.mark.xfail(reason="known")
+@pytest.mark.row("B3")
+def test_failing(): ...
+
+class TestIt:
+    @pytest.mark.row("X1")
+    def test_inner(self): ...
+
+def row(*ids): ...
+row("B9")
+"""
+
+
+def test_citations_are_found_wherever_a_mark_may_stand() -> None:
+    """A row counts for the function, class, parameter or module whose mark claims it; other calls named row do not."""
+    found = {(cited.test, cited.row) for cited in compatibility.citations(SOURCE, "t.py") if not cited.expected_to_fail}
+    assert found == {
+        ("", "B7"),
+        ("", "R53"),
+        ("test_two", "B1"),
+        ("test_two", "B2"),
+        ("test_case", "R1"),
+        ("TestIt::test_inner", "X1"),
+    }
+
+
+def test_expected_failure_proves_nothing() -> None:
+    """A row that only a test with xfail claims stays open."""
+    (failing,) = [cited for cited in compatibility.citations(SOURCE, "t.py") if cited.expected_to_fail]
+    assert failing.row == "B3"
+    page = compatibility.render(ROWS, [compatibility.Citation("tests/t.py", "test_x", "B1", 1, expected_to_fail=True)])
+    assert "| B1 | one | not yet |" in page
+
+
+def test_computed_row_is_refused() -> None:
+    """A row must be written out, or reading the tests could not find it."""
+    with pytest.raises(ValueError, match=r"t\.py:1: write each row"):
+        compatibility.citations('pytest.mark.row("B" + "1")', "t.py")
+
+
+def test_page_counts_and_lists_proof() -> None:
+    """The page names each row's tests, an explanation where there is one, and counts all three kinds."""
+    page = compatibility.render(ROWS, [compatibility.Citation("tests/unit/t.py", "test_x", "B2", 3)])
+    assert "| B: Server | 2 | 1 | 0 | 1 |" in page
+    assert "| all | 3 | 1 | 1 | 1 |" in page
+    assert "| B2 | two | [`t.py::test_x`](../tests/unit/t.py) |" in page
+    assert "| S1 | three | Nothing to port. |" in page
+
+
+def test_broken_links_are_found(tmp_path: Path) -> None:
+    """A link to a missing file or heading is told with its line; other sites, code and good links are left alone."""
+    page = tmp_path / "page.md"
+    (tmp_path / "other.md").write_text("# Some *Heading*, with 2 words\n", encoding="utf-8")
+    page.write_text(
+        "# Top\n[a](other.md) [b](other.md#some-heading-with-2-words) [c](#top) [d](https://example.com/x)\n"
+        "`[code](nowhere.md)`\n```\n[e](nowhere.md)\n```\n[f](missing.md)\n[`g`](other.md#nope) ![h](missing.png)\n",
+        encoding="utf-8",
+    )
+    assert links.broken(page) == [
+        "7: there is no missing.md",
+        "8: other.md has no heading #nope",
+        "8: there is no missing.png",
+    ]
