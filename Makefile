@@ -34,14 +34,16 @@ check: $(INSTALLED) ## style, types and documents
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python tools/compatibility.py --check
+	$(BIN)/python tools/reference.py --check
 	$(BIN)/python tools/links.py
 
 format: $(INSTALLED) ## set all code in the house style
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(INSTALLED) ## write docs/compatibility.md anew; check links and run the code in all documents
+docs: $(INSTALLED) ## write the generated pages anew; check links and run the code in all documents
 	$(BIN)/python tools/compatibility.py
+	$(BIN)/python tools/reference.py
 	$(BIN)/python tools/links.py
 	$(BIN)/pytest tests/unit/test_docs.py
 

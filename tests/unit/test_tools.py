@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from enum import Flag
 from pathlib import Path
 
 import pytest
 
-from tools import compatibility, links
+from tools import compatibility, links, reference
 
 ROWS = compatibility.read_rows(
     '{"areas": {"B": "Server", "S": "Guide"},'
@@ -89,3 +91,44 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
         "8: other.md has no heading #nope",
         "8: there is no missing.png",
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Holds values.
+
+    More about it, with ``code``.
+
+    Attributes:
+        size: Bytes, this many
+            or more; ``A | B``.
+        name: What it is called.
+
+    Raises:
+        ValueError: Never.
+    """
+
+    name: str
+    size: int = 3
+
+    async def work(self, count: int, *, name: str | None = None) -> bool:
+        """Do the work."""
+        return count > 0 and name is None
+
+
+class Kinds(Flag):
+    """What there is."""
+
+    ONE = 1
+    TWO = 2
+
+
+def test_docstrings_become_reference_pages() -> None:
+    """A public name's docstring is set as prose and tables, with the default values and the methods of its class."""
+    page = reference.render({"Sample": Sample, "Kinds": Kinds})
+    assert "## `Sample`\n\nHolds values.\n\nMore about it, with `code`.\n\n| name | default | meaning |" in page
+    assert "| `size` | `3` | Bytes, this many or more; `A \\| B`. |" in page
+    assert "| `name` |  | What it is called. |" in page
+    assert "| `ValueError` | Never. |" in page
+    assert "### `Sample.work`\n\n```text\nasync work(count: int, *, name: str | None = None) -> bool\n```" in page
+    assert "| `TWO` | `2` |" in page

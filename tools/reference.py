@@ -1,0 +1,190 @@
+"""Writes docs/reference/api.md from the public names and their docstrings.
+
+    tools/reference.py            write the page anew
+    tools/reference.py --check    fail if the page is stale
+
+The docstrings are the reference; this only sets them as Markdown, so the two cannot differ.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any  # whatever a public name may be
+
+__all__ = ["main", "markdown", "render"]
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs" / "reference" / "api.md"
+
+HEAD = """# Public names
+
+Everything that `from hubplane import ...` offers, in reading order. Durations are seconds, sizes bytes. This page is
+written from the docstrings by `make docs`.
+"""
+
+SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Example|Examples|Note):$")
+ENTRY = re.compile(r"^(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*)(?: \([^)]*\))?: (.*)$")
+
+
+def sections(doc: str) -> list[tuple[str, list[str]]]:
+    """A docstring's parts: ("", prose), then (title, lines) for each section, with the indentation taken off."""
+    parts: list[tuple[str, list[str]]] = [("", [])]
+    for line in inspect.cleandoc(doc).splitlines():
+        if found := SECTION.match(line):
+            parts.append((found[1], []))
+        elif parts[-1][0] and line and not line.startswith(" "):
+            parts.append(("", [line]))
+        else:
+            parts[-1][1].append(line.removeprefix("    ") if parts[-1][0] else line)
+    return parts
+
+
+def entries(lines: list[str]) -> list[tuple[str, str]]:
+    """The "name: text" items of a section, continuation lines joined."""
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        if match := ENTRY.match(line):
+            found.append((match[1], match[2]))
+        elif found and line.strip():
+            found[-1] = (found[-1][0], f"{found[-1][1]} {line.strip()}")
+    return found
+
+
+def defaults(owner: object) -> dict[str, str]:
+    """The default values of a dataclass's fields, as code."""
+    if not (isinstance(owner, type) and dataclasses.is_dataclass(owner)):
+        return {}
+    return {
+        field.name: str(field.default) if isinstance(field.default, enum.Flag) else repr(field.default)
+        for field in dataclasses.fields(owner)
+        if field.default is not dataclasses.MISSING
+    }
+
+
+def markdown(doc: str, values: dict[str, str] | None = None) -> str:
+    """A docstring as Markdown: prose as it stands, sections of named things as tables.
+
+    Args:
+        doc: A docstring in Google's style.
+        values: Default values by attribute name; they get a column.
+    """
+    said: list[str] = []
+    for title, lines in sections(doc):
+        items = entries(lines) if title in {"Args", "Attributes", "Raises"} else []
+        if not title:
+            said.append(prose(lines))
+        elif items and title == "Attributes" and values:
+            rows = [f"| `{name}` | {code(values.get(name))} | {cell(text)} |" for name, text in items]
+            said.append("| name | default | meaning |\n| --- | --- | --- |\n" + "\n".join(rows))
+        elif items:
+            what = {"Args": "argument", "Attributes": "name", "Raises": "raises"}[title]
+            rows = [f"| `{name}` | {cell(text)} |" for name, text in items]
+            said.append(f"| {what} | meaning |\n| --- | --- |\n" + "\n".join(rows))
+        else:
+            said.append(f"{title}: {prose(lines)}")
+    return "\n\n".join(part for part in said if part)
+
+
+def cell(text: str) -> str:
+    """Text as it may stand in a table."""
+    return re.sub(r"``([^`]+)``", r"`\1`", text).replace("|", "\\|")
+
+
+def code(value: str | None) -> str:
+    """A value as code; empty where there is none."""
+    return f"`{cell(value)}`" if value is not None else ""
+
+
+def prose(lines: list[str]) -> str:
+    """Paragraphs; a literal block (after "::") becomes a fenced one."""
+    text = "\n".join(lines).strip()
+    text = re.sub(r"``([^`]+)``", r"`\1`", text)
+    return re.sub(
+        r"(?:^|\n)(?P<lead>[^\n]*)::\n\n(?P<code>(?:[ ]{4}[^\n]*(?:\n|$)|\n)+)",
+        lambda block: (
+            f"\n{block['lead']}{':' if block['lead'] else ''}\n\n```text\n{inspect.cleandoc(block['code'])}\n```\n\n"
+        ),
+        text,
+    ).strip()
+
+
+def signature(name: str, value: Callable[..., Any]) -> str:
+    """How to call it; empty where Python cannot tell."""
+    try:
+        found = str(inspect.signature(value))
+    except (TypeError, ValueError):
+        return ""
+    found = re.sub(r"\bself, |\(self\)", lambda part: "()" if part.group() == "(self)" else "", found)
+    return f"{'async ' if inspect.iscoroutinefunction(value) else ''}{name}{found.replace(chr(39), '')}"
+
+
+def members(owner: type) -> list[tuple[str, str, str]]:
+    """The public methods and properties that a class of ours defines itself: name, signature, docstring."""
+    found: list[tuple[str, str, str]] = []
+    for name, value in vars(owner).items():
+        plain = value.__func__ if isinstance(value, (classmethod, staticmethod)) else value
+        doc = inspect.getdoc(plain)
+        if name.startswith("_") or not doc:
+            continue
+        if isinstance(value, property):
+            found.append((name, "", doc))
+        elif inspect.isfunction(plain):
+            found.append((name, signature(name, plain), doc))
+    return found
+
+
+def entry(name: str, value: object) -> str:
+    """One public name."""
+    parts = [f"## `{name}`"]
+    if isinstance(value, type):
+        is_plain = issubclass(value, (Exception, enum.Enum)) or dataclasses.is_dataclass(value)
+        shown = "" if is_plain else signature(name, value)
+    else:
+        shown = signature(name, value) if callable(value) else ""
+    if shown and shown != f"{name}()":
+        parts.append(f"```text\n{shown}\n```")
+    parts.append(markdown(inspect.getdoc(value) or "", defaults(value)))
+    if isinstance(value, type) and issubclass(value, enum.Enum):
+        parts.append(
+            "| member | value |\n| --- | --- |\n" + "\n".join(f"| `{m.name}` | `{m.value!r}` |" for m in value)
+        )
+    if isinstance(value, type):
+        for member, how, doc in members(value):
+            parts.append(f"### `{name}.{member}`")
+            if how:
+                parts.append(f"```text\n{how}\n```")
+            parts.append(markdown(doc))
+    return "\n\n".join(part for part in parts if part)
+
+
+def render(names: dict[str, object]) -> str:
+    """The page."""
+    return HEAD + "".join(f"\n{entry(name, value)}\n" for name, value in names.items())
+
+
+def main(arguments: list[str]) -> int:
+    """Write or check the page; 1 if it is stale."""
+    facade = importlib.import_module("hubplane")
+    names = {name: getattr(facade, name) for name in getattr(facade, "__all__", []) if not name.startswith("_")}
+    page = render(names)
+    print(f"reference: {len(names)} public names")
+    if "--check" in arguments:
+        if names and (not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page):
+            print("docs/reference/api.md is stale: run 'make docs'", file=sys.stderr)
+            return 1
+        return 0
+    if names:
+        PAGE.parent.mkdir(parents=True, exist_ok=True)
+        PAGE.write_text(page, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
