@@ -1,0 +1,80 @@
+"""What a hub instance is bound to: the call in progress, and what all calls of a connection share.
+
+`Hub.clients`, `groups` and `context` reach everything from the one `HubCall` that the dispatcher stores in the
+instance, so no context variables are needed and concurrent calls cannot mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from hubplane.connection.hub_connection import HubConnection
+from hubplane.hubs.methods import HubMethod
+from hubplane.hubs.port import HubPort
+from hubplane.protocol.hub_protocol import ArgumentDecoder
+
+if TYPE_CHECKING:
+    from hubplane.hubs.context import HubCallerContext
+
+__all__ = ["CallSite", "HubCall", "MethodTable", "ReleaseSlot"]
+
+MethodTable: TypeAlias = Mapping[str, tuple[HubMethod, ArgumentDecoder]]
+"""Spellings of targets to methods and their argument decoders, for one hub protocol."""
+
+ReleaseSlot: TypeAlias = Callable[[], Callable[[], None]]
+"""Lets the next call of the connection start, and returns what takes the slot back when this call has ended."""
+
+
+class CallSite:
+    """What the calls of one connection share.
+
+    Attributes:
+        connection: The connection.
+        port: The way to the lifetime manager.
+        table: The hub's methods, with decoders for the protocol of this connection.
+        encode_result: That protocol's `encode_result`.
+        context: The caller's context, made when first asked for.
+    """
+
+    __slots__ = ("connection", "context", "encode_result", "port", "table")
+
+    def __init__(self, connection: HubConnection, port: HubPort, table: MethodTable) -> None:
+        self.connection = connection
+        self.port = port
+        self.table = table
+        self.encode_result = connection.protocol.encode_result
+        self.context: HubCallerContext | None = None
+
+
+class HubCall(msgspec.Struct, eq=False):
+    """One run of a hub method or lifecycle callback. A msgspec struct, because one is made for each call, in C.
+
+    Attributes:
+        site: What the calls of this connection share.
+        release_slot: Given by the runner for calls that hold a slot.
+        take_back: What `release_slot` returned.
+        results_allowed: False in `on_connected`, where the client cannot be asked for results (row B118).
+    """
+
+    site: CallSite
+    release_slot: ReleaseSlot | None = None
+    take_back: Callable[[], None] | None = None
+    results_allowed: bool = True
+
+    def hand_slot_back(self) -> None:
+        """The method is about to wait for a client: let the next call start (signalr-server section 5.4)."""
+        release = self.release_slot
+        if release is not None:
+            self.release_slot = None
+            self.take_back = release()
+
+    def ended(self) -> None:
+        """The call is over: a slot that was handed back is taken again, and can no longer be handed back."""
+        self.release_slot = None
+        take_back = self.take_back
+        if take_back is not None:
+            self.take_back = None
+            take_back()

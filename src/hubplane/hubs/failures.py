@@ -1,0 +1,80 @@
+"""What a client is told about a call that failed, in ASP.NET Core's words.
+
+Source: signalr-server section 4.5. X is the declared name of the method where it is known, else the client's text.
+"""
+
+from __future__ import annotations
+
+from hubplane.errors import HubException, wire_error_name
+
+__all__ = [
+    "describe",
+    "failed_to_invoke",
+    "id_in_use",
+    "no_stream_returned",
+    "not_a_stream",
+    "streaming_failed",
+    "threw",
+    "too_many_streams",
+    "unauthorized",
+    "without_streaming",
+    "wrong_stream_count",
+]
+
+
+def describe(text: str, error: BaseException, *, detailed: bool) -> str:
+    """`text`, with the exception's type and text behind it where the client may see them."""
+    if detailed or isinstance(error, HubException):
+        return f"{text} {wire_error_name(error)}: {error}"
+    return text
+
+
+def failed_to_invoke(name: str, error: BaseException, *, detailed: bool) -> str:
+    """The method is unknown, or the arguments do not fit."""
+    return describe(f"Failed to invoke '{name}' due to an error on the server.", error, detailed=detailed)
+
+
+def threw(name: str, error: BaseException, *, detailed: bool) -> str:
+    """The method raised, or its hub could not be made."""
+    return describe(f"An unexpected error occurred invoking '{name}' on the server.", error, detailed=detailed)
+
+
+def unauthorized(name: str) -> str:
+    """Authorization of the method failed."""
+    return f"Failed to invoke '{name}' because user is unauthorized"
+
+
+def without_streaming(name: str) -> str:
+    """A stream method was called with type 1."""
+    return f"The client attempted to invoke the streaming '{name}' method with a non-streaming invocation."
+
+
+def not_a_stream(name: str) -> str:
+    """A plain method was called with type 4."""
+    return f"The client attempted to invoke the non-streaming '{name}' method with a streaming invocation."
+
+
+def wrong_stream_count(name: str, sent: int, expected: int) -> str:
+    """The client sent another number of upload streams than the method takes."""
+    error = HubException(f"Client sent {sent} stream(s), Hub method expects {expected}.")
+    return threw(name, error, detailed=False)
+
+
+def id_in_use(invocation_id: str) -> str:
+    """A stream with this id is still running."""
+    return f"Invocation ID '{invocation_id}' is already in use."
+
+
+def no_stream_returned(name: str) -> str:
+    """A stream method returned something that cannot be iterated."""
+    return f"The value returned by the streaming method '{name}' is not a ChannelReader<> or IAsyncEnumerable<>."
+
+
+def streaming_failed(error: BaseException, *, detailed: bool) -> str:
+    """A stream raised after it had started."""
+    return describe("An error occurred on the server while streaming results.", error, detailed=detailed)
+
+
+def too_many_streams(name: str, limit: int) -> str:
+    """The connection has as many streams running as it may; hubplane's own, the original has no limit."""
+    return threw(name, HubException(f"The connection already has {limit} active streams."), detailed=False)
