@@ -1,0 +1,141 @@
+"""Token -> connection: who was negotiated, who is connected, and when an entry expires.
+
+Source: signalr-server sections 1.2 (expiry) and 2.5 (states).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+
+from hubplane.clock import Clock
+from hubplane.connection.hub_connection import HubConnection
+from hubplane.connection.transport import TransportKind
+from hubplane.errors import LocalProtocolError
+from hubplane.options import TransportOptions
+
+__all__ = ["ConnectionEntry", "ConnectionRegistry", "EntryState", "RegistryFullError"]
+
+
+class EntryState(Enum):
+    """Where an entry stands; signalr-server section 2.5."""
+
+    INACTIVE = "inactive"
+    ACTIVE = "active"
+    DISPOSED = "disposed"
+
+
+class RegistryFullError(LocalProtocolError):
+    """More clients have negotiated without connecting than the registry keeps."""
+
+
+class ConnectionEntry:
+    """One token's connection.
+
+    Attributes:
+        token: The secret key of every later request.
+        connection_id: The public id.
+        state: Where it stands.
+        created_at: When it was negotiated, in monotonic seconds.
+        kind: The transport that has claimed it; None before that.
+        connection: The connection, once a transport has claimed it.
+    """
+
+    __slots__ = ("connection", "connection_id", "created_at", "kind", "state", "token")
+
+    def __init__(self, token: str, connection_id: str, *, created_at: float) -> None:
+        self.token = token
+        self.connection_id = connection_id
+        self.state = EntryState.INACTIVE
+        self.created_at = created_at
+        self.kind: TransportKind | None = None
+        self.connection: HubConnection | None = None
+
+
+class ConnectionRegistry:
+    """All entries of one hub in this process.
+
+    An entry is unclaimed from `add` to `claim`; at most `max_unclaimed` are kept. The verdict above that: new
+    negotiations are refused with `RegistryFullError`, so a flood of them can neither fill the memory nor push out a
+    client that is about to connect.
+
+    Args:
+        clock: For the age of entries.
+        options: `disconnect_timeout` is how long an entry may stay unclaimed, in seconds.
+        max_unclaimed: Entries that may be unclaimed at one time.
+    """
+
+    __slots__ = ("_clock", "_disconnect_timeout", "_entries", "_max_unclaimed", "_unclaimed")
+
+    def __init__(self, clock: Clock, options: TransportOptions, *, max_unclaimed: int = 100_000) -> None:
+        self._clock = clock
+        self._disconnect_timeout = options.disconnect_timeout
+        self._max_unclaimed = max_unclaimed
+        self._entries: dict[str, ConnectionEntry] = {}
+        # In order of creation, so that a tick stops at the first entry that is young enough.
+        self._unclaimed: dict[str, ConnectionEntry] = {}
+
+    def __len__(self) -> int:
+        """The number of entries, claimed or not."""
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[ConnectionEntry]:
+        """All entries, in order of creation."""
+        return iter(tuple(self._entries.values()))
+
+    @property
+    def unclaimed(self) -> int:
+        """The number of entries that no transport has claimed."""
+        return len(self._unclaimed)
+
+    def add(self, token: str, connection_id: str) -> ConnectionEntry:
+        """Remember a negotiated connection.
+
+        Args:
+            token: The secret key; matched exactly.
+            connection_id: The public id.
+
+        Raises:
+            RegistryFullError: Too many entries are unclaimed.
+        """
+        if len(self._unclaimed) >= self._max_unclaimed:
+            raise RegistryFullError(f"{self._max_unclaimed} negotiated connections wait for their transport already.")
+        entry = ConnectionEntry(token, connection_id, created_at=self._clock.monotonic())
+        self._entries[token] = self._unclaimed[token] = entry
+        return entry
+
+    def add_active(self, connection_id: str, kind: TransportKind) -> ConnectionEntry:
+        """Remember a connection that skipped negotiation: its id is its token, and it is claimed from the start."""
+        entry = ConnectionEntry(connection_id, connection_id, created_at=self._clock.monotonic())
+        entry.state = EntryState.ACTIVE
+        entry.kind = kind
+        self._entries[connection_id] = entry
+        return entry
+
+    def get(self, token: str) -> ConnectionEntry | None:
+        """The entry of `token`, None if there is none."""
+        return self._entries.get(token)
+
+    def claim(self, entry: ConnectionEntry, kind: TransportKind) -> None:
+        """A transport takes an inactive entry over."""
+        self._unclaimed.pop(entry.token, None)
+        entry.state = EntryState.ACTIVE
+        entry.kind = kind
+
+    def dispose(self, entry: ConnectionEntry) -> None:
+        """Forget an entry; idempotent."""
+        entry.state = EntryState.DISPOSED
+        self._unclaimed.pop(entry.token, None)
+        if self._entries.get(entry.token) is entry:
+            del self._entries[entry.token]
+
+    def tick(self, now: float) -> int:
+        """Forget what has been unclaimed for longer than the disconnect timeout; return how many."""
+        expired = []
+        for entry in self._unclaimed.values():
+            if now - entry.created_at <= self._disconnect_timeout:
+                break
+            expired.append(entry)
+        for entry in expired:
+            self.dispose(entry)
+        return len(expired)

@@ -1,0 +1,91 @@
+"""The rules of the WebSocket transport: claim the token, open the socket, serve, close.
+
+Source: signalr-server sections 1.5 and 2.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from hubplane.connection.hub_connection import HubConnection
+from hubplane.connection.request import ConnectionRequest
+from hubplane.connection.transport import Transport, TransportKind
+from hubplane.errors import ConnectionClosedError
+from hubplane.options import HttpTransportType
+from hubplane.transports.exchange import WebSocketExchange
+from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
+
+__all__ = ["claim_websocket", "run_websocket"]
+
+
+async def claim_websocket(
+    exchange: WebSocketExchange,
+    registry: ConnectionRegistry,
+    *,
+    offered: HttpTransportType,
+    new_id: Callable[[], str],
+) -> ConnectionEntry | None:
+    """The entry this WebSocket may use, claimed; None when the exchange has been rejected instead.
+
+    Args:
+        exchange: The upgrade request.
+        registry: Where negotiated connections are.
+        offered: The transports of the hub.
+        new_id: Makes the id of a connection that skipped negotiation.
+    """
+    token = exchange.request.query_value("id")
+    entry = None
+    if token and (entry := registry.get(token)) is None:
+        await exchange.reject(404, b"No Connection with that ID", content_type=None)
+        return None
+    if not offered & HttpTransportType.WEB_SOCKETS:
+        await exchange.reject(404, b"WebSockets transport not supported by this end point type")
+        return None
+    if entry is None:
+        return registry.add_active(new_id(), TransportKind.WEB_SOCKETS)
+    if entry.kind not in (None, TransportKind.WEB_SOCKETS):
+        await exchange.reject(400, b"Cannot change transports mid-connection")
+        return None
+    if entry.state is not EntryState.INACTIVE:
+        await exchange.reject(409 if entry.state is EntryState.ACTIVE else 404, b"")
+        return None
+    registry.claim(entry, TransportKind.WEB_SOCKETS)
+    return entry
+
+
+async def run_websocket(
+    exchange: WebSocketExchange,
+    entry: ConnectionEntry,
+    *,
+    connect: Callable[[ConnectionRequest, str], HubConnection],
+    serve: Callable[[HubConnection], Awaitable[None]],
+    close_timeout: float,
+) -> None:
+    """Open the socket and stay until it has closed.
+
+    Cancellation, and an exception of `serve`, cut the socket at once and are raised on.
+
+    Args:
+        exchange: The upgrade request.
+        entry: The claimed entry.
+        connect: Makes the connection from the request and its id.
+        serve: Runs the connection's life and returns after its goodbye.
+        close_timeout: Seconds to wait for the peer's Close frame.
+    """
+    connection = entry.connection = connect(exchange.request, entry.connection_id)
+    try:
+        transport = await exchange.accept(partial(_attach, connection))
+    except ConnectionClosedError:
+        return
+    try:
+        await serve(connection)
+        entry.state = EntryState.DISPOSED
+        await exchange.finish(close_timeout)
+    finally:
+        transport.abort()
+
+
+def _attach(connection: HubConnection, transport: Transport) -> HubConnection:
+    connection.attach(transport)
+    return connection
