@@ -1,9 +1,9 @@
-"""Writes docs/reference/api.md from the public names and their docstrings.
+"""Writes docs/reference/api.md from the docstrings of the public names, and command.md from the command's help.
 
-    tools/reference.py            write the page anew
-    tools/reference.py --check    fail if the page is stale
+    tools/reference.py            write the pages anew
+    tools/reference.py --check    fail if one is stale
 
-The docstrings are the reference; this only sets them as Markdown, so the two cannot differ.
+The code is the reference; this only sets it as Markdown, so the two cannot differ.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any  # whatever a public name may be
 
-__all__ = ["main", "markdown", "render"]
+import click
+
+__all__ = ["main", "markdown", "render", "render_command"]
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "docs" / "reference" / "api.md"
+PAGES = ROOT / "docs" / "reference"
 
 HEAD = """# Public names
 
@@ -169,21 +171,67 @@ def render(names: dict[str, object]) -> str:
     return HEAD + "".join(f"\n{entry(name, value)}\n" for name, value in names.items())
 
 
+COMMAND_HEAD = """# The command
+
+`hubplane` comes with the extra `server`. This page is written from the command's own help by `make docs`.
+"""
+
+
+def help_text(text: str) -> str:
+    """A command's help as Markdown: what follows a backspace keeps its lines."""
+    paragraphs = [paragraph.strip() for paragraph in inspect.cleandoc(text).split("\n\n")]
+    return "\n\n".join(
+        f"```text\n{paragraph.removeprefix(chr(8)).strip()}\n```" if paragraph.startswith("\b") else paragraph
+        for paragraph in paragraphs
+    )
+
+
+def option_row(option: click.Option) -> str:
+    """One option of a command."""
+    names = ", ".join([*option.opts, *option.secondary_opts])
+    kind = option.type
+    metavar = option.metavar or (
+        "/".join(kind.choices) if isinstance(kind, click.Choice) else kind.name.upper().split()[0]
+    )
+    value = "" if option.is_flag else f" {metavar}"
+    preset = option.default if option.show_default and not option.is_flag else None
+    variable = option.envvar if isinstance(option.envvar, str) else ""
+    environment = f" Also from `{variable}`." if variable and variable not in (option.help or "") else ""
+    shown = str(preset) if isinstance(preset, (str, int, float)) else None
+    return f"| `{names}{value}` | {code(shown)} | {cell(option.help or '')}{environment} |"
+
+
+def render_command(group: click.Group) -> str:
+    """The page of the command and its commands."""
+    parts = [COMMAND_HEAD.strip(), help_text(group.help or "")]
+    for name, command in group.commands.items():
+        options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+        arguments = [
+            parameter.human_readable_name for parameter in command.params if isinstance(parameter, click.Argument)
+        ]
+        usage = " ".join([f"{group.name} {name}", *(["[OPTIONS]"] if options else []), *arguments])
+        parts += [f"## `{group.name} {name}`", f"```text\n{usage}\n```", help_text(command.help or "")]
+        if options:
+            rows = "\n".join(option_row(option) for option in options)
+            parts.append(f"| option | default | meaning |\n| --- | --- | --- |\n{rows}")
+    return "\n\n".join(parts) + "\n"
+
+
 def main(arguments: list[str]) -> int:
-    """Write or check the page; 1 if it is stale."""
+    """Write or check the pages; 1 if one is stale."""
     facade = importlib.import_module("hubplane")
     names = {name: getattr(facade, name) for name in getattr(facade, "__all__", []) if not name.startswith("_")}
-    page = render(names)
-    print(f"reference: {len(names)} public names")
-    if "--check" in arguments:
-        if names and (not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page):
-            print("docs/reference/api.md is stale: run 'make docs'", file=sys.stderr)
-            return 1
-        return 0
-    if names:
-        PAGE.parent.mkdir(parents=True, exist_ok=True)
-        PAGE.write_text(page, encoding="utf-8")
-    return 0
+    command = importlib.import_module("hubplane.cli.group").hubplane
+    stale = 0
+    for page, text in (("api.md", render(names)), ("command.md", render_command(command))):
+        path = PAGES / page
+        if "--check" not in arguments:
+            path.write_text(text, encoding="utf-8")
+        elif not path.exists() or path.read_text(encoding="utf-8") != text:
+            print(f"{path.relative_to(ROOT)} is stale: run 'make docs'", file=sys.stderr)
+            stale = 1
+    print(f"reference: {len(names)} public names, {len(command.commands)} commands")
+    return stale
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Flag
 from pathlib import Path
 
+import click
 import pytest
 
 from tools import compatibility, links, reference
@@ -132,3 +133,31 @@ def test_docstrings_become_reference_pages() -> None:
     assert "| `ValueError` | Never. |" in page
     assert "### `Sample.work`\n\n```text\nasync work(count: int, *, name: str | None = None) -> bool\n```" in page
     assert "| `TWO` | `2` |" in page
+
+
+@click.group()
+def tool() -> None:
+    """Does things."""
+
+
+@tool.command()
+@click.argument("app", metavar="MODULE:APP")
+@click.option("--port", type=int, default=8000, show_default=True, help="Where to listen.")
+@click.option("--redis", envvar="TOOL_REDIS", help="One | other.")
+@click.option("--open/--no-open", default=False, help="Show it.")
+def run(app: str, port: int, redis: str | None, open: bool) -> None:  # noqa: A002 - the option's name
+    """Run APP.
+
+    \b
+    tool run chat:app
+    """  # noqa: D301 - click reads the backspace
+
+
+def test_command_becomes_a_reference_page() -> None:
+    """Each command is set with its usage, its help and its options with their defaults."""
+    page = reference.render_command(tool)
+    assert "Does things.\n\n## `tool run`\n\n```text\ntool run [OPTIONS] MODULE:APP\n```\n\nRun APP." in page
+    assert "```text\ntool run chat:app\n```" in page
+    assert "| `--port INTEGER` | `8000` | Where to listen. |" in page
+    assert "| `--redis TEXT` |  | One \\| other. Also from `TOOL_REDIS`. |" in page
+    assert "| `--open, --no-open` |  | Show it. |" in page
