@@ -23,7 +23,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Literal, Self
+from urllib.parse import quote
 
 from hubplane.errors import BackplaneUnavailableError, ConfigurationError
 from hubplane.testing.resp import RespError, RespValue, encode_command, read_reply
@@ -140,7 +141,7 @@ class RedisServer:
     @property
     def url(self) -> str:
         """A ``redis://`` or ``unix://`` URL, with the password if there is one."""
-        secret = f":{self._password}@" if self._password else ""
+        secret = f":{quote(self._password, safe='')}@" if self._password else ""
         return f"unix://{secret}{self.path}" if self._unix else f"redis://{secret}{self.host}:{self.port}"
 
     @property
@@ -172,7 +173,7 @@ class RedisServer:
             if self._spawn():
                 return
             # Somebody else may have taken the free port meanwhile; a port the caller named is not negotiable.
-            if chosen is not None or "in use" not in self.output or attempt == 4:  # noqa: PLR2004 - the last attempt
+            if chosen is not None or "in use" not in self.output or attempt == 4:
                 break
         raise BackplaneUnavailableError(f"{self.program.name} did not start:\n{self.output}")
 
@@ -262,7 +263,7 @@ class RedisServer:
             atexit.unregister(self.close)
             shutil.rmtree(folder, ignore_errors=True)
 
-    def command(self, *arguments: str | bytes | int | float) -> RespValue:
+    def command(self, *arguments: str | bytes | float) -> RespValue:
         """Run one command on a connection of its own and return the reply; bytes stay bytes.
 
         Raises:
@@ -291,7 +292,7 @@ class RedisServer:
         client.connect(self.path)
         return client
 
-    def __enter__(self) -> RedisServer:
+    def __enter__(self) -> Self:
         """Start it."""
         self.start()
         return self
@@ -302,7 +303,7 @@ class RedisServer:
         """Close it."""
         self.close()
 
-    async def __aenter__(self) -> RedisServer:
+    async def __aenter__(self) -> Self:
         """Start it; in this very thread, which the process is bound to."""
         self.start()
         return self

@@ -6,14 +6,14 @@ from typing import BinaryIO, TypeAlias, Union
 
 __all__ = ["RespError", "RespValue", "encode_command", "read_reply"]
 
-RespValue: TypeAlias = Union[bytes, int, None, "RespError", list["RespValue"]]
+RespValue: TypeAlias = Union[bytes, int, "RespError", list["RespValue"], None]
 
 
 class RespError(Exception):
     """The server answered with an error; the text is the server's."""
 
 
-def encode_command(*arguments: str | bytes | int | float) -> bytes:
+def encode_command(*arguments: str | bytes | float) -> bytes:
     """One command as an array of bulk strings."""
     parts = [a if isinstance(a, bytes) else str(a).encode() for a in arguments]
     return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for part in parts)

@@ -1,0 +1,279 @@
+"""`RedisConnection`: one socket to Redis, and `open_connection`, which brings it to where commands are welcome.
+
+Own code on `asyncio.Protocol` and hiredis' reader, by measurement: docs/decisions/0001-redis-data-plane.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+import os
+import socket
+import ssl
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import cast
+
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.backplane.redis.resp import NOTHING, ProtocolError, PushNotification, ReplyError, new_reader, pack_command
+from hubplane.errors import BackplaneUnavailableError
+
+__all__ = ["RedisConnection", "RedisProtocolError", "describe_error", "open_connection"]
+
+logger = logging.getLogger(__name__)
+
+# Above this the transport asks to pause; large enough for one turn of a busy loop to leave in one write.
+_WRITE_HIGH_WATER = 1_048_576
+# Redis' own limit for one value (proto-max-bulk-len); more than that without a whole reply is not Redis.
+_UNREADABLE_LIMIT = 536_870_912 + 65_536
+
+
+class RedisProtocolError(Exception):
+    """What came is no answer Redis could have given here; the connection is useless from now on."""
+
+
+class RedisConnection(asyncio.Protocol):
+    """One socket to Redis. Whoever uses it sets `drain`, which takes the replies, and writes whole commands.
+
+    Attributes:
+        endpoint: What it is connected to.
+        role: "master" or "replica" as the server said; empty where it did not.
+        resp: The protocol spoken, 2 or 3.
+        heard: Something arrived since this was last set to False.
+        writable: The socket takes more; set through the transport's flow control.
+        trouble: Ends when the connection is lost, or when its owner calls `suspect`.
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self.role = ""
+        self.resp = 2
+        self.heard = False
+        self.writable = False
+        self.drain: Callable[[Callable[[], object]], None] = self._drain_calls
+        self.on_writable: Callable[[], None] | None = None
+        self.error: BackplaneUnavailableError | None = None
+        self.trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._reader = new_reader()
+        self._gets: Callable[[], object] = self._reader.gets
+        self._unreadable = 0
+        self._calls: deque[asyncio.Future[object]] = deque()
+        self._transport: asyncio.Transport | None = None
+        self._reason: BaseException | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The socket is open."""
+        # What create_connection makes; uvloop's are not declared as asyncio.Transport, so there is nothing to assert.
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
+        self.writable = True
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes and hand all whole replies to `drain` in one go."""
+        self.heard = True
+        reader = self._reader
+        try:
+            reader.feed(data)
+            self.drain(self._gets)
+            if reader.has_data():
+                self._unreadable += len(data)
+                if self._unreadable > _UNREADABLE_LIMIT:
+                    raise RedisProtocolError(f"More than {_UNREADABLE_LIMIT} bytes without a whole reply.")
+            else:
+                self._unreadable = 0
+        except (ProtocolError, RedisProtocolError) as error:
+            self.abort(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone: everybody who waits on it is told."""
+        reason = self._reason or exc
+        self.writable = False
+        self._transport = None
+        text = describe_error(reason) if reason is not None else "the server closed the connection"
+        self.error = error = BackplaneUnavailableError(f"The connection to Redis at {self.endpoint} was lost: {text}.")
+        error.__cause__ = reason
+        for call in self._calls:
+            if not call.done():
+                call.set_exception(error)
+        self._calls.clear()
+        if not self.trouble.done():
+            self.trouble.set_result(None)
+
+    def pause_writing(self) -> None:
+        """The socket takes no more for now."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """The socket takes more."""
+        self.writable = self._transport is not None and not self._transport.is_closing()
+        if self.writable and self.on_writable is not None:
+            self.on_writable()
+
+    def write(self, data: bytes) -> None:
+        """Send whole commands; after the connection was lost they go nowhere."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def suspect(self) -> None:
+        """Wake whoever waits on `trouble`, with the connection still open."""
+        if not self.trouble.done():
+            self.trouble.set_result(None)
+
+    def trust(self) -> None:
+        """Take `suspect` back."""
+        if self.error is None:
+            self.trouble = self.trouble.get_loop().create_future()
+
+    def abort(self, reason: BaseException | None = None) -> None:
+        """Close at once; `reason` goes into the error that everybody gets."""
+        if reason is not None and self._reason is None:
+            self._reason = reason
+        self.drain = _discard
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self) -> None:
+        """Close once what was written is sent; nothing that still arrives is handed on."""
+        self.drain = _discard
+        if self._transport is not None:
+            self._transport.close()
+
+    def call(self, *arguments: str | bytes | int) -> asyncio.Future[object]:
+        """Send one command while nobody else uses the connection; an error reply is a `ReplyError` result."""
+        future: asyncio.Future[object] = asyncio.get_running_loop().create_future()
+        if self._transport is None:
+            future.set_exception(self.error or BackplaneUnavailableError("The connection to Redis is not open."))
+        else:
+            self._calls.append(future)
+            self._transport.write(pack_command(arguments))
+        return future
+
+    def _drain_calls(self, gets: Callable[[], object]) -> None:
+        while (reply := gets()) is not NOTHING:
+            if type(reply) is PushNotification:
+                continue
+            if not self._calls:
+                raise RedisProtocolError("A reply to no command.")
+            if not (call := self._calls.popleft()).done():
+                call.set_result(reply)
+
+
+def _discard(gets: Callable[[], object]) -> None:
+    while gets() is not NOTHING:
+        pass
+
+
+def describe_error(error: BaseException) -> str:
+    """One line about an error, never empty: system errors often have no text of their own."""
+    if isinstance(error, TimeoutError) and not str(error):
+        return "no answer in time"
+    return str(error).rstrip(".") or type(error).__name__
+
+
+async def open_connection(endpoint: Endpoint, options: RedisOptions) -> RedisConnection:
+    """Connect, agree on a protocol and log in.
+
+    Raises:
+        BackplaneUnavailableError: Not possible within `options.connect_timeout`; the cause is attached.
+    """
+    connection: RedisConnection | None = None
+    try:
+        async with asyncio.timeout(options.connect_timeout):
+            connection = await _open_socket(endpoint, options)
+            await _greet(connection, options)
+    except (OSError, TimeoutError, BackplaneUnavailableError) as error:
+        raise BackplaneUnavailableError(f"Cannot connect to Redis at {endpoint}: {describe_error(error)}.") from error
+    except UnicodeError as error:
+        # What the resolver raises for a host name that cannot be one.
+        raise BackplaneUnavailableError(f"Cannot connect to Redis at {endpoint}: not a host name.") from error
+    else:
+        opened, connection = connection, None
+        return opened
+    finally:
+        if connection is not None:
+            connection.abort()
+
+
+async def _open_socket(endpoint: Endpoint, options: RedisOptions) -> RedisConnection:
+    loop = asyncio.get_running_loop()
+    context = (options.ssl_context or ssl.create_default_context()) if options.tls else None
+    if endpoint.path:
+        path = "\0" + endpoint.path[1:] if endpoint.path.startswith("@") else endpoint.path
+        _, connection = await loop.create_unix_connection(
+            lambda: RedisConnection(endpoint), path, ssl=context, server_hostname=options.tls_host if context else None
+        )
+        return connection
+    transport, connection = await loop.create_connection(
+        lambda: RedisConnection(endpoint),
+        endpoint.host,
+        endpoint.port,
+        ssl=context,
+        server_hostname=(options.tls_host or endpoint.host) if context else None,
+    )
+    raw = transport.get_extra_info("socket")
+    if raw is not None:
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if options.tcp_keep_alive:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connection
+
+
+async def _greet(connection: RedisConnection, options: RedisOptions) -> None:
+    login: list[str] = []
+    if options.password is not None:
+        login = ["AUTH", options.user or "default", options.password]
+    hello = options.command("HELLO")
+    if hello and options.protocol != 2:
+        reply = await connection.call(hello, "3", *login)
+        if isinstance(reply, dict):
+            connection.resp = 3
+            role = reply.get(b"role")
+            connection.role = role.decode() if isinstance(role, bytes) else ""
+        elif not isinstance(reply, ReplyError):
+            raise BackplaneUnavailableError(f"{hello} was answered with {str(reply)[:80]!r}; this is not Redis")
+        # A refused password stays refused; any other error may mean an old server, or one that forbids the command.
+        elif options.protocol == 3 or str(reply).startswith("WRONGPASS"):
+            raise BackplaneUnavailableError(_refused("HELLO", reply))
+        else:
+            logger.debug("Redis at %s does not take HELLO 3 (%s); speaking RESP2.", connection.endpoint, reply)
+    if connection.resp == 2:
+        await _greet_resp2(connection, options)
+    if options.command("CLIENT"):
+        for words in _introduction(options):
+            reply = await connection.call(options.command("CLIENT"), *words)
+            if isinstance(reply, ReplyError):
+                logger.debug("Redis at %s refused CLIENT %s: %s", connection.endpoint, words[0], reply)
+
+
+async def _greet_resp2(connection: RedisConnection, options: RedisOptions) -> None:
+    auth = options.command("AUTH")
+    if options.password is not None and auth:
+        words = [options.password] if options.user is None else [options.user, options.password]
+        if isinstance(reply := await connection.call(auth, *words), ReplyError):
+            raise BackplaneUnavailableError(_refused("AUTH", reply))
+    if options.command("PING"):
+        reply = await connection.call(options.command("PING"))
+        # A user may lack the right to ping; any other error, such as LOADING or NOAUTH, means not now.
+        if isinstance(reply, ReplyError) and not str(reply).startswith("NOPERM"):
+            raise BackplaneUnavailableError(_refused("PING", reply))
+        if not isinstance(reply, ReplyError) and reply != b"PONG":
+            raise BackplaneUnavailableError(f"PING was answered with {str(reply)[:80]!r}; this is not Redis")
+
+
+def _refused(command: str, error: ReplyError) -> str:
+    return f"Redis refused {command}: {error}"
+
+
+def _introduction(options: RedisOptions) -> list[tuple[str, ...]]:
+    name = options.client_name or f"{socket.gethostname()}({os.getpid()})"
+    # Redis takes neither spaces nor control characters in names.
+    words: list[tuple[str, ...]] = [("SETNAME", "".join(c if "!" <= c <= "~" else "_" for c in name))]
+    if options.set_client_library:
+        try:
+            version = importlib.metadata.version("hubplane")
+        except importlib.metadata.PackageNotFoundError:
+            version = "0"
+        words += [("SETINFO", "LIB-NAME", "hubplane"), ("SETINFO", "LIB-VER", f"{version}_py{sys.version_info[0]}")]
+    return words

@@ -1,0 +1,153 @@
+"""`RedisOptions`: everything about a Redis connection that an operator may choose.
+
+StackExchange.Redis configuration strings and URLs become `RedisOptions` in `configuration`.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from hubplane.errors import ConfigurationError
+
+__all__ = ["BacklogPolicy", "Endpoint", "RedisOptions"]
+
+BacklogPolicy = Literal["wait", "fail_fast"]
+
+_DEFAULT_PORT = 6379
+_DEFAULT_TLS_PORT = 6380
+_DEFAULT_SENTINEL_PORT = 26379
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server listens.
+
+    Attributes:
+        host: Host name or IP address, IPv6 without brackets; empty for a unix socket.
+        port: TCP port; 0 means not given (6379, 6380 with TLS, 26379 for Sentinels).
+        path: Path of a unix socket; empty for TCP. A leading ``@`` is an abstract name (Linux).
+    """
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"!{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}" if self.port else host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisOptions:
+    """How to reach Redis and what to do when it is away. Durations are seconds.
+
+    Attributes:
+        endpoints: Servers, tried in turn until a primary answers; loopback by default.
+        user: ACL user; None for the default user.
+        password: Its password; never shown.
+        tls: Speak TLS.
+        tls_host: The name the certificate must carry; the endpoint's host by default.
+        ssl_context: Used instead of the platform's defaults; implies nothing about `tls`.
+        channel_prefix: Put in front of every channel, byte for byte, with no separator of its own.
+        client_name: What ``CLIENT LIST`` shows; None for the machine's and the process's own.
+        set_client_library: Announce the library's name and version (``CLIENT SETINFO``).
+        default_database: Database of commands on keys; pub/sub knows no databases.
+        protocol: 2 or 3 to insist on RESP2 or RESP3; None for 3 where the server can, else 2.
+        service_name: The primary's name, when the endpoints are Sentinels.
+        sentinel_user: ACL user at the Sentinels; `user` by default.
+        sentinel_password: Its password; `password` by default.
+        command_map: Names under which the server knows commands, by their usual upper-case name; an empty name means
+            that the server has it not.
+        connect_timeout: For one attempt to connect, handshake included.
+        connect_retry: Attempts before a first connect has failed, where `abort_on_connect_fail` is set.
+        abort_on_connect_fail: Let the start fail when Redis is away. hubplane's default is False, as the article on
+            the backplane advises: start, serve, and be whole when Redis comes.
+        async_timeout: For one command: how long it may wait for a connection and for its answer together.
+        keep_alive: Idle time after which a connection is probed, where `liveness_interval` is 0; 0 or less for never.
+        liveness_interval: Idle time after which a connection is probed. It counts as lost after three times that, and
+            is replaced as soon as a new one answers. 0 leaves it to `keep_alive`.
+        tcp_keep_alive: Set the socket's own keep-alive.
+        retry_base: The first pause between attempts to reconnect; doubled for each further one, with jitter. The very
+            first attempt follows at once.
+        retry_max: The longest pause between attempts.
+        backlog: What happens to a publish while Redis is away: "wait" up to `async_timeout` in order, or "fail_fast".
+        backlog_bytes: Bytes that may wait to be sent; a publish above it fails at once.
+        backlog_messages: Commands that may wait to be sent; a publish above it fails at once.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+
+    Source: redis-backplane sections 4.1-4.4.
+    """
+
+    endpoints: tuple[Endpoint, ...] = (Endpoint("127.0.0.1"),)
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+    tls_host: str | None = None
+    ssl_context: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+    channel_prefix: str = ""
+    client_name: str | None = None
+    set_client_library: bool = True
+    default_database: int | None = None
+    protocol: Literal[2, 3] | None = None
+    service_name: str | None = None
+    sentinel_user: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    command_map: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    connect_timeout: float = 5.0
+    connect_retry: int = 3
+    abort_on_connect_fail: bool = False
+    async_timeout: float = 5.0
+    keep_alive: float = 60.0
+    liveness_interval: float = 1.0
+    tcp_keep_alive: bool = True
+    retry_base: float = 0.05
+    retry_max: float = 1.0
+    backlog: BacklogPolicy = "wait"
+    backlog_bytes: int = 67_108_864
+    backlog_messages: int = 100_000
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "endpoints", tuple(self.endpoints))
+        object.__setattr__(self, "command_map", MappingProxyType(dict(self.command_map)))
+        if not self.endpoints:
+            raise ConfigurationError(
+                "RedisOptions.endpoints is empty. Name at least one server, such as localhost:6379."
+            )
+        for name in (
+            "connect_timeout",
+            "async_timeout",
+            "retry_base",
+            "retry_max",
+            "backlog_bytes",
+            "backlog_messages",
+        ):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"RedisOptions.{name} must be greater than 0, not {getattr(self, name)!r}.")
+        if self.liveness_interval < 0:
+            raise ConfigurationError(
+                f"RedisOptions.liveness_interval must not be negative: {self.liveness_interval!r}."
+            )
+        if self.protocol not in {None, 2, 3}:
+            raise ConfigurationError(f"RedisOptions.protocol must be 2, 3 or None, not {self.protocol!r}.")
+        if self.backlog not in {"wait", "fail_fast"}:
+            raise ConfigurationError(f"RedisOptions.backlog must be 'wait' or 'fail_fast', not {self.backlog!r}.")
+
+    @property
+    def addresses(self) -> tuple[Endpoint, ...]:
+        """The endpoints with the default ports filled in: 6379, 6380 with TLS, 26379 for Sentinels."""
+        port = _DEFAULT_SENTINEL_PORT if self.service_name else _DEFAULT_TLS_PORT if self.tls else _DEFAULT_PORT
+        return tuple(
+            endpoint if endpoint.path or endpoint.port else Endpoint(endpoint.host, port) for endpoint in self.endpoints
+        )
+
+    def command(self, name: str) -> str:
+        """The name under which the server knows a command; empty where it has it not."""
+        return self.command_map.get(name, name)

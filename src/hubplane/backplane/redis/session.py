@@ -1,0 +1,160 @@
+"""`RedisSession`: one run of the backplane: its two links, what speaks through them, and when Redis counts as lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from random import Random
+
+from hubplane.backplane.base import BackplaneSink
+from hubplane.backplane.redis.connection import describe_error
+from hubplane.backplane.redis.link import Link, LinkUser
+from hubplane.backplane.redis.options import RedisOptions
+from hubplane.backplane.redis.pipeline import CommandPipeline
+from hubplane.backplane.redis.subscriber import Subscriber
+from hubplane.clock import Clock
+from hubplane.errors import BackplaneUnavailableError
+from hubplane.supervisor import Supervisor
+
+__all__ = ["RedisSession"]
+
+logger = logging.getLogger(__name__)
+
+# How long publishes wait, once Redis takes commands again, for this node's own subscriptions, so that it hears itself.
+_HOLD_SECONDS = 1.0
+_LONGEST_TICK = 0.25
+
+
+class RedisSession:
+    """What exists while a backplane runs.
+
+    Redis counts as lost, once per outage, when one of the two connections is; and as back when both are up and every
+    channel that was wanted then is confirmed.
+
+    Args:
+        options: Of the backplane.
+        sink: Gets messages, and is told of outages.
+        clock: For all deadlines and pauses.
+        random: Jitter between attempts to connect.
+    """
+
+    def __init__(self, options: RedisOptions, sink: BackplaneSink, *, clock: Clock, random: Random) -> None:
+        self._options = options
+        self._sink: BackplaneSink | None = sink
+        self._clock = clock
+        self._random = random
+        self._supervisor = Supervisor("redis backplane", on_failure=self._failed)
+        self.pipeline = CommandPipeline(options, clock)
+        self.subscriber = Subscriber(options, clock, sink.deliver, self._check)
+        self._commands = self._link("commands", self.pipeline)
+        self._subscriptions = self._link("subscriptions", self.subscriber)
+        self._outage: BackplaneUnavailableError | None = None
+        self._hold_until: float | None = None
+        self._first: asyncio.Future[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """Both connections are up, and no wanted channel is refused or still to be restored."""
+        return (
+            self._outage is None
+            and self._commands.is_up
+            and self._subscriptions.is_up
+            and self.subscriber.is_restored
+            and not self.subscriber.refused
+        )
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._supervisor.start(self._commands.run(), "commands", vital=True)
+        self._supervisor.start(self._subscriptions.run(), "subscriptions", vital=True)
+        self._supervisor.start(self._tick(), "deadlines", vital=True)
+
+    async def connected(self) -> None:
+        """Return when both connections are up for the first time.
+
+        Raises:
+            BackplaneUnavailableError: `connect_retry` attempts failed.
+        """
+        self._first = asyncio.get_running_loop().create_future()
+        self._check()
+        await self._first
+
+    async def close(self) -> None:
+        """Send what waits, fail what is unconfirmed, and close both connections; nothing is delivered any more."""
+        self._sink = None
+        self.pipeline.close()
+        self.subscriber.close()
+        await self._supervisor.close()
+
+    def _link(self, name: str, user: LinkUser) -> Link:
+        return Link(
+            name,
+            user,
+            self._options,
+            clock=self._clock,
+            random=self._random,
+            supervisor=self._supervisor,
+            on_change=self._changed,
+        )
+
+    async def _tick(self) -> None:
+        options = self._options
+        interval = options.liveness_interval or _LONGEST_TICK
+        seconds = min(_LONGEST_TICK, interval / 4, options.async_timeout / 4)
+        while True:
+            await self._clock.sleep(seconds)
+            now = self._clock.monotonic()
+            self.pipeline.expire(now)
+            self.subscriber.tick(now)
+            self._commands.tick(now)
+            self._subscriptions.tick(now)
+            self._check()
+
+    def _failed(self, error: BaseException) -> None:
+        # None of our tasks ends by itself; should one, being lost is better than being deaf.
+        self._lose(BackplaneUnavailableError(f"The Redis backplane failed: {describe_error(error)}."))
+
+    def _changed(self, error: BackplaneUnavailableError | None) -> None:
+        if error is not None:
+            self._lose(error)
+        self._check()
+
+    def _lose(self, error: BackplaneUnavailableError) -> None:
+        if self._outage is None and self._sink is not None:
+            self._outage = error
+            self._sink.lost(error)
+
+    def _check(self) -> None:
+        """Draw the conclusions of whatever changed."""
+        if self._sink is None:
+            return
+        self._hold()
+        if self._commands.is_up and self._subscriptions.is_up and self.subscriber.is_restored:
+            # A gap is a matter of one outage; without one, nobody was there before who could have missed anything.
+            gap, self.subscriber.missed = self.subscriber.missed, False
+            if self._outage is not None:
+                self._outage = None
+                logger.info("The Redis backplane is whole again%s.", "; messages may have been missed" if gap else "")
+                self._sink.restored(gap=gap)
+            if self._first is not None and not self._first.done():
+                self._first.set_result(None)
+        elif self._first is not None and not self._first.done():
+            failures = max(self._commands.failures, self._subscriptions.failures)
+            if failures >= max(self._options.connect_retry, 1):
+                error = BackplaneUnavailableError(
+                    "It was not possible to connect to the redis server(s). There was an error: to start without "
+                    "Redis and connect when it comes, set abort_on_connect_fail to False (abortConnect=false)."
+                )
+                error.__cause__ = self._outage
+                self._first.set_exception(error)
+
+    def _hold(self) -> None:
+        """Keep publishes back for a moment while our own subscriptions are on their way."""
+        if self.subscriber.is_answered or not self._commands.is_up or self._options.backlog == "fail_fast":
+            self._hold_until = None
+            self.pipeline.hold(held=False)
+            return
+        now = self._clock.monotonic()
+        if self._hold_until is None:
+            self._hold_until = now + _HOLD_SECONDS
+        self.pipeline.hold(held=now < self._hold_until)
