@@ -20,7 +20,7 @@ class HubLifetimeManager(Protocol):
     """Knows the connections of one hub. Tested by `hubplane.testing.LifetimeContract`."""
 
     def run(self) -> AbstractAsyncContextManager[None]:
-        """Serve while inside; entering never waits for a broker."""
+        """Serve while inside; entering never waits for a broker that is away."""
         ...
 
     async def on_connected(self, connection: HubConnection) -> None:
@@ -75,12 +75,30 @@ class HubLifetimeManager(Protocol):
             target: The client's method.
             arguments: Its arguments.
             result_type: What the answer is converted to.
-            timeout: Seconds; None waits for ever.
+            timeout: Seconds; None waits until the client answers, leaves, or its node dies.
+
+        Returns:
+            The answer; None when the client answered without a value (where .NET raises).
+
+        Raises:
+            HubException: The client answered with an error or with a value of another type, or it left its node
+                without an answer.
+            ConnectionClosedError: The client, of this node, left without an answer.
+            ClientResultError: There is no such connection, its node died, or `timeout` has passed.
+            BackplaneUnavailableError: The question was not confirmed by the broker.
         """
         ...
 
     def set_connection_result(self, connection: HubConnection, completion: Completion) -> bool:
-        """A client answered; False when nobody waits for it."""
+        """A client answered; False when nobody waits for it.
+
+        Raises:
+            RemoteProtocolError: Another client was asked; the one that answered has broken the protocol.
+        """
+        ...
+
+    def tick(self, now: float) -> None:
+        """Once a second, with monotonic seconds: end what has waited too long for other nodes."""
         ...
 
     def connections(self) -> Iterator[HubConnection]:
