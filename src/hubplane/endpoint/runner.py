@@ -20,7 +20,7 @@ from hubplane.errors import HandshakeError, HubException, wire_error_name
 from hubplane.hubs.dispatcher import HubDispatcher
 from hubplane.lifetime.base import HubLifetimeManager
 from hubplane.protocol.handshake import HANDSHAKE_SUCCESS, encode_handshake_error
-from hubplane.protocol.messages import Close, HandshakeRequest, HubMessage, Invocation, Ping
+from hubplane.protocol.messages import Close, HandshakeRequest, HubMessage, Invocation, Ping, StreamItem
 from hubplane.supervisor import Supervisor
 
 __all__ = ["ConnectionRunner"]
@@ -215,8 +215,11 @@ class ConnectionRunner:
         inbox = connection.inbox
         while inbox:
             message = inbox[0]
-            if type(message) is Invocation and self._dispatcher.needs_slot(message):
+            if type(message) is Invocation and self._dispatcher.needs_slot(connection, message):
                 return True
+            if type(message) is StreamItem and not self._dispatcher.has_room(connection, message):
+                # The method does not read its upload: the item waits here, and everything behind it (row B112).
+                return False
             inbox.popleft()
             self._handle(message)
         connection.inbox_empty()
@@ -247,7 +250,7 @@ class ConnectionRunner:
                     message = inbox.popleft()
                     if inbox and (self._idle or self._workers < self._slots):
                         loop.call_soon(self._input)
-                    await invoke(connection, message)  # type: ignore[arg-type]  # the head of the line is an Invocation
+                    await invoke(connection, message, self.release_slot)  # type: ignore[arg-type]  # the head is an Invocation
                     if connection.outbound.blocked:
                         # A client that calls without reading its answers gets no further ones made.
                         await connection.drain()
