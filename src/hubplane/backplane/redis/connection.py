@@ -26,6 +26,12 @@ logger = logging.getLogger(__name__)
 
 # Above this the transport asks to pause; large enough for one turn of a busy loop to leave in one write.
 _WRITE_HIGH_WATER = 1_048_576
+_TLS_VERSIONS = {
+    "Tls": ssl.TLSVersion.TLSv1,
+    "Tls11": ssl.TLSVersion.TLSv1_1,
+    "Tls12": ssl.TLSVersion.TLSv1_2,
+    "Tls13": ssl.TLSVersion.TLSv1_3,
+}
 # Redis' own limit for one value (proto-max-bulk-len); more than that without a whole reply is not Redis.
 _UNREADABLE_LIMIT = 536_870_912 + 65_536
 
@@ -198,7 +204,7 @@ async def open_connection(endpoint: Endpoint, options: RedisOptions) -> RedisCon
 
 async def _open_socket(endpoint: Endpoint, options: RedisOptions) -> RedisConnection:
     loop = asyncio.get_running_loop()
-    context = (options.ssl_context or ssl.create_default_context()) if options.tls else None
+    context = (options.ssl_context or _tls_context(options)) if options.tls else None
     if endpoint.path:
         path = "\0" + endpoint.path[1:] if endpoint.path.startswith("@") else endpoint.path
         _, connection = await loop.create_unix_connection(
@@ -218,6 +224,15 @@ async def _open_socket(endpoint: Endpoint, options: RedisOptions) -> RedisConnec
         if options.tcp_keep_alive:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return connection
+
+
+def _tls_context(options: RedisOptions) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    allowed = [version for name, version in _TLS_VERSIONS.items() if name in options.tls_versions]
+    if allowed:
+        context.minimum_version = min(allowed)
+        context.maximum_version = max(allowed)
+    return context
 
 
 async def _greet(connection: RedisConnection, options: RedisOptions) -> None:

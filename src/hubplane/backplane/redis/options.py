@@ -53,7 +53,8 @@ class RedisOptions:
         password: Its password; never shown.
         tls: Speak TLS.
         tls_host: The name the certificate must carry; the endpoint's host by default.
-        ssl_context: Used instead of the platform's defaults; implies nothing about `tls`.
+        tls_versions: TLS versions allowed, from "Tls", "Tls11", "Tls12" and "Tls13"; the platform's choice if empty.
+        ssl_context: Used instead of one made from the above; implies nothing about `tls`.
         channel_prefix: Put in front of every channel, byte for byte, with no separator of its own.
         client_name: What ``CLIENT LIST`` shows; None for the machine's and the process's own.
         set_client_library: Announce the library's name and version (``CLIENT SETINFO``).
@@ -91,6 +92,7 @@ class RedisOptions:
     password: str | None = field(default=None, repr=False)
     tls: bool = False
     tls_host: str | None = None
+    tls_versions: tuple[str, ...] = ()
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
     channel_prefix: str = ""
     client_name: str | None = None
