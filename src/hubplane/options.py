@@ -42,6 +42,8 @@ class HubOptions:
         enable_detailed_errors: Send exception types and texts to clients.
         stream_buffer_capacity: Items buffered for each upload stream before reading pauses.
         maximum_parallel_invocations_per_client: Plain calls of one client that may run at the same time.
+        maximum_streams_per_client: Calls of one client with streams, in either direction, that may run at the same
+            time; further ones fail (hubplane's own: the original has no limit).
         stateful_reconnect_buffer_size: Bytes kept for replay per connection with stateful reconnect.
 
     Raises:
@@ -56,6 +58,7 @@ class HubOptions:
     enable_detailed_errors: bool = False
     stream_buffer_capacity: int = 10
     maximum_parallel_invocations_per_client: int = 1
+    maximum_streams_per_client: int = 1_000
     stateful_reconnect_buffer_size: int = 100_000
 
     def __post_init__(self) -> None:
@@ -67,6 +70,7 @@ class HubOptions:
             "maximum_receive_message_size",
             "stream_buffer_capacity",
             "maximum_parallel_invocations_per_client",
+            "maximum_streams_per_client",
             "stateful_reconnect_buffer_size",
         )
         if self.supported_protocols is not None:

@@ -6,7 +6,8 @@ instance, so no context variables are needed and concurrent calls cannot mix.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -14,18 +15,37 @@ import msgspec
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.hubs.methods import HubMethod
 from hubplane.hubs.port import HubPort
-from hubplane.protocol.hub_protocol import ArgumentDecoder
+from hubplane.hubs.streaming import ConnectionStreams
+from hubplane.protocol.hub_protocol import ArgumentDecoder, ValueDecoder
 
 if TYPE_CHECKING:
     from hubplane.hubs.context import HubCallerContext
 
-__all__ = ["CallSite", "HubCall", "MethodTable", "ReleaseSlot"]
-
-MethodTable: TypeAlias = Mapping[str, tuple[HubMethod, ArgumentDecoder]]
-"""Spellings of targets to methods and their argument decoders, for one hub protocol."""
+__all__ = ["CallSite", "HubCall", "MethodBinding", "MethodTable", "ReleaseSlot"]
 
 ReleaseSlot: TypeAlias = Callable[[], Callable[[], None]]
 """Lets the next call of the connection start, and returns what takes the slot back when this call has ended."""
+
+
+class MethodBinding:
+    """A method with its decoders for one hub protocol.
+
+    Attributes:
+        method: The method.
+        decode: For its arguments.
+        decode_items: For the items of its uploads, in order.
+    """
+
+    __slots__ = ("decode", "decode_items", "method")
+
+    def __init__(self, method: HubMethod, decode: ArgumentDecoder, decode_items: Sequence[ValueDecoder]) -> None:
+        self.method = method
+        self.decode = decode
+        self.decode_items = decode_items
+
+
+MethodTable: TypeAlias = Mapping[str, MethodBinding]
+"""Spellings of targets to methods, for one hub protocol."""
 
 
 class CallSite:
@@ -36,17 +56,21 @@ class CallSite:
         port: The way to the lifetime manager.
         table: The hub's methods, with decoders for the protocol of this connection.
         encode_result: That protocol's `encode_result`.
+        variables: The context variables of the request that opened the connection; background calls run in copies.
         context: The caller's context, made when first asked for.
+        streams: The connection's streams, made for the first one.
     """
 
-    __slots__ = ("connection", "context", "encode_result", "port", "table")
+    __slots__ = ("connection", "context", "encode_result", "port", "streams", "table", "variables")
 
     def __init__(self, connection: HubConnection, port: HubPort, table: MethodTable) -> None:
         self.connection = connection
         self.port = port
         self.table = table
         self.encode_result = connection.protocol.encode_result
+        self.variables = copy_context()
         self.context: HubCallerContext | None = None
+        self.streams: ConnectionStreams | None = None
 
 
 class HubCall(msgspec.Struct, eq=False):

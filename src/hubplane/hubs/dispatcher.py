@@ -1,40 +1,36 @@
-"""One message, one outcome: find the method, bind, authorize, run, answer.
+"""One message, one outcome: find the method, bind its arguments, run it, answer.
 
-Source: signalr-server sections 4.5 and 5.2-5.5.
+Source: signalr-server sections 4.4, 4.5 and 5.2-5.5.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import cast
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, cast  # Any: a coroutine's send and yield types do not matter to who awaits it
 
 from hubplane.connection.hub_connection import HubConnection
-from hubplane.errors import BindingError, ConfigurationError, HubException
-from hubplane.hubs import failures
-from hubplane.hubs.call import CallSite, HubCall, MethodTable, ReleaseSlot
-from hubplane.hubs.filters import (
-    AuthorizeHook,
-    HubFilter,
-    HubInvocationContext,
-    HubLifetimeContext,
-    connected_chain,
-    disconnected_chain,
-    invocation_chain,
-)
+from hubplane.errors import BindingError, ConfigurationError
+from hubplane.hubs.background import BackgroundCalls
+from hubplane.hubs.call import CallSite, HubCall, MethodBinding, MethodTable, ReleaseSlot
+from hubplane.hubs.failures import Answers
+from hubplane.hubs.filters import AuthorizeHook, HubFilter
 from hubplane.hubs.hub import Hub
-from hubplane.hubs.methods import HubMethod, HubMethods, call_in_thread, is_async_function
+from hubplane.hubs.methods import HubMethod, HubMethods
+from hubplane.hubs.pipeline import HubPipeline, Refused, is_being_cancelled
 from hubplane.hubs.port import HubPort
 from hubplane.lifetime.base import HubLifetimeManager
 from hubplane.options import HubOptions
-from hubplane.protocol.hub_protocol import ArgumentDecoder, HubProtocol
+from hubplane.protocol.hub_protocol import HubProtocol
 from hubplane.protocol.messages import (
+    CancelInvocation,
     Completion,
     HubMessage,
     Invocation,
     Raw,
     StreamInvocation,
+    StreamItem,
 )
 from hubplane.supervisor import Supervisor
 
@@ -42,9 +38,10 @@ __all__ = ["HubDispatcher"]
 
 logger = logging.getLogger(__name__)
 
-
-class _Refused(Exception):  # noqa: N818 - a message to the caller, not an error of the hub
-    """The call may not go on; the text is for the client."""
+BINDING_FAILED = (
+    "Error binding arguments. Make sure that the types of the provided values match the types of the hub method being "
+    "invoked."
+)
 
 
 class HubDispatcher:
@@ -65,21 +62,15 @@ class HubDispatcher:
     """
 
     __slots__ = (
-        "_authorize",
-        "_chain",
-        "_connected",
-        "_detailed",
-        "_direct",
-        "_disconnected",
-        "_has_connected",
-        "_has_disconnected",
+        "_answers",
+        "_background",
         "_hub_factory",
+        "_is_direct",
         "_lifetime",
         "_methods",
-        "_options",
+        "_pipeline",
         "_port",
         "_sites",
-        "_supervisor",
         "_tables",
     )
 
@@ -97,23 +88,18 @@ class HubDispatcher:
     ) -> None:
         if Hub not in getattr(hub_type, "__mro__", ()):
             raise ConfigurationError(f"A hub is a class derived from hubplane.Hub, not {hub_type!r}.")
-        self._options = options
-        self._detailed = options.enable_detailed_errors
         self._lifetime = lifetime
         self._port = HubPort(lifetime)
-        self._supervisor = supervisor
-        self._authorize = authorize
-        self._hub_factory: Callable[[], Hub] = hub_factory or hub_type
         self._methods = HubMethods(hub_type, Hub)
         self._tables = {protocol.name: _table(self._methods, protocol) for protocol in protocols}
         self._sites: dict[HubConnection, CallSite] = {}
-        self._chain = invocation_chain(filters, _run)
-        self._direct = self._chain is None and authorize is None
-        self._connected = connected_chain(filters, _connected)
-        self._disconnected = disconnected_chain(filters, _disconnected)
-        self._has_connected = hub_type.on_connected is not Hub.on_connected or self._connected is not _connected
-        self._has_disconnected = (
-            hub_type.on_disconnected is not Hub.on_disconnected or self._disconnected is not _disconnected
+        self._answers = Answers(detailed=options.enable_detailed_errors)
+        self._pipeline = HubPipeline(hub_type, filters=filters, authorize=authorize, hub_factory=hub_factory)
+        # Read for every call, so kept within reach.
+        self._hub_factory = self._pipeline.hub_factory
+        self._is_direct = self._pipeline.is_direct
+        self._background = BackgroundCalls(
+            self._pipeline, self._answers, options=options, supervisor=supervisor, invoke=self._call
         )
 
     # -- lifecycle ----------------------------------------------------------------------------------------------
@@ -123,24 +109,23 @@ class HubDispatcher:
         self._port.open()
         site = CallSite(connection, self._port, self._tables[connection.protocol_name])
         self._sites[connection] = site
-        if not self._has_connected:
-            return
         try:
-            await self._connected(HubLifetimeContext(self._hub(HubCall(site, results_allowed=False))))
+            await self._pipeline.connected(HubCall(site, results_allowed=False))
         except BaseException:
             del self._sites[connection]
             raise
 
     async def on_disconnected(self, connection: HubConnection, error: Exception | None) -> None:
-        """Run the hub's `on_disconnected`, unless `on_connected` failed. Its exceptions come out."""
-        site = self._sites.pop(connection, None)
-        if site is not None and self._has_disconnected:
-            await self._disconnected(HubLifetimeContext(self._hub(HubCall(site))), error)
+        """End the connection's streams and run the hub's `on_disconnected`, unless `on_connected` failed.
 
-    def _hub(self, call: HubCall) -> Hub:
-        hub = self._hub_factory()
-        hub._hub_call = call  # noqa: SLF001 - the one place where a hub is bound
-        return hub
+        Its exceptions come out.
+        """
+        site = self._sites.pop(connection, None)
+        if site is None:
+            return
+        if site.streams is not None:
+            site.streams.connection_ended()
+        await self._pipeline.disconnected(HubCall(site), error)
 
     # -- plain calls --------------------------------------------------------------------------------------------
 
@@ -153,65 +138,67 @@ class HubDispatcher:
         site = self._sites.get(connection)
         if site is None:
             return False
-        entry = site.table.get(message.target) or self._find(site, message.target)
-        return (
-            entry is not None
-            and entry[0].is_plain
-            and not message.stream_ids
-            and (type(message.arguments) is not Raw or self._bind(site, entry, message))
-            and message.binding_error is None
-        )
+        binding = site.table.get(message.target) or self._find(site, message.target)
+        if binding is None or not binding.method.is_plain or message.stream_ids:
+            return False
+        if message.binding_error is not None:
+            return False
+        return type(message.arguments) is not Raw or self._bind(site, binding, message)
 
-    async def invoke(
+    def invoke(
         self, connection: HubConnection, invocation: Invocation, release_slot: ReleaseSlot | None = None
-    ) -> None:
+    ) -> Coroutine[Any, Any, None]:
         """Run a plain call and write its completion; without an invocation id nothing is written.
 
         Args:
             connection: The caller.
             invocation: For which `needs_slot` was true.
-            release_slot: Called when the method begins to wait for its client, so that the next call may start; what
-                it returns is called when this call has ended.
+            release_slot: Called when the method begins to wait for a client, so that the next call may start; what it
+                returns is called when this call has ended.
 
         Raises:
             CancelledError: The task was cancelled. Whatever the method raises is answered and logged here.
         """
         site = self._sites.get(connection)
         if site is None:
-            return
-        entry = site.table.get(invocation.target) or self._find(site, invocation.target)
-        arguments = invocation.arguments
-        if (
-            entry is None
-            or invocation.binding_error is not None
-            or (type(arguments) is Raw and not self._bind(site, entry, invocation))
-        ):
-            self._refuse(site, invocation)
-            return
-        method = entry[0]
+            return _nothing()
+        binding = site.table.get(invocation.target) or self._find(site, invocation.target)
+        if binding is None or not self._is_bound(site, binding, invocation):
+            self._answers.refused(site, invocation, None if binding is None else binding.method)
+            return _nothing()
+        return self._call(site, binding.method, invocation, release_slot)
+
+    async def _call(
+        self,
+        site: CallSite,
+        method: HubMethod,
+        message: Invocation | StreamInvocation,
+        release_slot: ReleaseSlot | None = None,
+    ) -> None:
+        invocation_id = message.invocation_id
         call = HubCall(site, release_slot)
         try:
             hub = self._hub_factory()
-            hub._hub_call = call  # noqa: SLF001 - as in _hub, without a call
-            if self._direct and method.is_async:
-                result = await method.function(hub, *invocation.arguments)
+            hub._hub_call = call  # noqa: SLF001 - HubPipeline.hub, without the call
+            if self._is_direct and method.is_async:
+                result = await method.function(hub, *message.arguments)
             else:
-                result = await self._guarded(hub, method, invocation)
-        except _Refused as refusal:
-            self._answer_error(site, invocation.invocation_id, str(refusal))
+                result = await self._pipeline.run(hub, method, message)
+        except Refused as refusal:
+            self._answers.error(site, invocation_id, str(refusal))
             return
         except asyncio.CancelledError as error:
-            # Only a task that was asked to stop may stop; the method may also have awaited something cancelled.
-            if _is_cancelled():
+            if is_being_cancelled():
                 raise
-            self._failed(site, method, invocation.invocation_id, error)
+            self._answers.threw(site, method, invocation_id, error)
             return
-        except Exception as error:  # noqa: BLE001 - the boundary to the application's code; logged in _failed
-            self._failed(site, method, invocation.invocation_id, error)
+        except Exception as error:  # noqa: BLE001 - the boundary to the application's code; logged in Answers
+            self._answers.threw(site, method, invocation_id, error)
             return
         finally:
-            call.ended()
-        invocation_id = invocation.invocation_id
+            if release_slot is not None:
+                call.ended()
+        connection = site.connection
         if invocation_id is None or connection.closed:
             return
         try:
@@ -221,134 +208,86 @@ class HubDispatcher:
             return
         connection.write(payload)
 
-    async def _guarded(self, hub: Hub, method: HubMethod, message: Invocation | StreamInvocation) -> object:
-        """Authorize, check the mode, run inside the filters."""
-        context = HubInvocationContext(hub, method, message.arguments)
-        if self._authorize is not None:
-            if not await self._authorize(context):
-                raise _Refused(failures.unauthorized(method.name))
-            text = _mode_error(method, message)
-            if text is not None:
-                raise _Refused(text)
-        return await (_run(context) if self._chain is None else self._chain(context))
-
-    def _find(self, site: CallSite, target: str) -> tuple[HubMethod, ArgumentDecoder] | None:
-        """The method for an unusual spelling; `site.table` knows the usual ones."""
-        method = self._methods.find(target)
-        return None if method is None else site.table[method.name]
-
-    def _bind(
-        self,
-        site: CallSite,
-        entry: tuple[HubMethod, ArgumentDecoder],
-        message: Invocation | StreamInvocation,
-    ) -> bool:
-        """Replace the encoded arguments of `message` by objects, or set its `binding_error`."""
-        if message.binding_error is not None:
-            return False
-        try:
-            message.arguments = entry[1](cast("Raw", message.arguments))
-        except BindingError as error:
-            message.binding_error = error.detail
-        except Exception as error:  # types are built by the application's code too
-            logger.exception(
-                "Arguments of '%s' could not be bound.",
-                entry[0].name,
-                extra={"connection_id": site.connection.connection_id},
-            )
-            message.binding_error = f"Error binding arguments. {error}"
-        return message.binding_error is None
-
     # -- everything else ----------------------------------------------------------------------------------------
 
+    def has_room(self, connection: HubConnection, message: StreamItem) -> bool:
+        """Whether an item may be taken; else it stays at the head of the inbox, and everything behind it waits (B112).
+
+        When there is room again, `connection.on_input` is called.
+        """
+        site = self._sites.get(connection)
+        if site is None or site.streams is None or connection.closed:
+            return True
+        return site.streams.has_room(message.invocation_id)
+
     def handle(self, connection: HubConnection, message: HubMessage) -> None:
-        """Take a message that holds no slot: answer it, start it in the background, or pass it on. Never raises."""
+        """Take a message that needs no slot: answer it, start it in the background, or pass it on. Never raises."""
         site = self._sites.get(connection)
         if site is None:
             return
+        streams = site.streams
         if isinstance(message, (Invocation, StreamInvocation)):
             self._start(site, message)
-        elif isinstance(message, Completion):
+        elif isinstance(message, StreamItem):
+            if streams is not None:
+                streams.item(message)
+        elif isinstance(message, CancelInvocation):
+            if streams is not None:
+                streams.cancel(message.invocation_id)
+        elif isinstance(message, Completion) and (streams is None or not streams.complete(message)):
             self._lifetime.set_connection_result(connection, message)
 
     def _start(self, site: CallSite, message: Invocation | StreamInvocation) -> None:
-        entry = site.table.get(message.target) or self._find(site, message.target)
-        if entry is None or (type(message.arguments) is Raw and not self._bind(site, entry, message)):
-            self._refuse(site, message)
-            return
-        text = _mode_error(entry[0], message)
-        if text is not None:
-            self._answer_error(site, message.invocation_id, text)
-
-    # -- answers ------------------------------------------------------------------------------------------------
-
-    def _refuse(self, site: CallSite, message: Invocation | StreamInvocation) -> None:
-        """Answer a call whose method is unknown or whose arguments do not fit."""
-        entry = site.table.get(message.target) or self._find(site, message.target)
-        error: Exception
-        if entry is None:
-            name = message.target
-            error = HubException("Method does not exist.")
+        binding = site.table.get(message.target) or self._find(site, message.target)
+        if binding is None or not self._is_bound(site, binding, message):
+            self._answers.refused(site, message, None if binding is None else binding.method)
         else:
-            name = entry[0].name
-            error = BindingError(message.binding_error or "")
-        logger.debug("Call of '%s' refused: %s", name, error, extra={"connection_id": site.connection.connection_id})
-        text = failures.failed_to_invoke(name, error, detailed=self._detailed)
-        self._answer_error(site, message.invocation_id, text)
+            self._background.start(site, binding, message)
 
-    def _failed(self, site: CallSite, method: HubMethod, invocation_id: str | None, error: BaseException) -> None:
-        logger.error(
-            "Failed to invoke hub method '%s'.",
-            method.name,
-            exc_info=error,
-            extra={"connection_id": site.connection.connection_id, "event_id": 8},
-        )
-        self._answer_error(site, invocation_id, failures.threw(method.name, error, detailed=self._detailed))
+    # -- binding ------------------------------------------------------------------------------------------------
 
-    def _answer_error(self, site: CallSite, invocation_id: str | None, text: str) -> None:
-        if invocation_id is not None:
-            site.connection.write_message(Completion(invocation_id, error=text))
+    def _find(self, site: CallSite, target: str) -> MethodBinding | None:
+        """The method for an unusual spelling; the table knows the usual ones."""
+        method = self._methods.find(target)
+        return None if method is None else site.table[method.name]
+
+    def _is_bound(self, site: CallSite, binding: MethodBinding, message: Invocation | StreamInvocation) -> bool:
+        if message.binding_error is not None:
+            return False
+        return type(message.arguments) is not Raw or self._bind(site, binding, message)
+
+    def _bind(self, site: CallSite, binding: MethodBinding, message: Invocation | StreamInvocation) -> bool:
+        """Replace the encoded arguments of `message` by objects; False when its `binding_error` is set instead."""
+        try:
+            message.arguments = binding.decode(cast("Raw", message.arguments))
+        except BindingError as error:
+            message.binding_error = error.detail
+        except Exception:  # types are built by the application's code too
+            logger.exception(
+                "The arguments of '%s' could not be bound.",
+                binding.method.name,
+                extra={"connection_id": site.connection.connection_id},
+            )
+            message.binding_error = BINDING_FAILED
+        return message.binding_error is None
+
+
+async def _nothing() -> None:
+    """What there is to await when the answer has been given."""
 
 
 def _table(methods: HubMethods, protocol: HubProtocol) -> MethodTable:
-    decoders: dict[HubMethod, ArgumentDecoder] = {}
+    bindings: dict[HubMethod, MethodBinding] = {}
     for method in methods:
         try:
-            decoders[method] = protocol.argument_decoder(method.parameter_types)
+            bindings[method] = MethodBinding(
+                method,
+                protocol.argument_decoder(method.parameter_types),
+                [protocol.value_decoder(upload.item_type) for upload in method.uploads],
+            )
         except (TypeError, ValueError) as error:
             raise ConfigurationError(
-                f"The arguments of {methods.hub_type.__qualname__}.{method.python_name} cannot be bound "
+                f"The parameters of {methods.hub_type.__qualname__}.{method.python_name} cannot be bound "
                 f"in {protocol.name}: {error}"
             ) from error
-    return {spelling: (method, decoders[method]) for spelling, method in methods.spellings().items()}
-
-
-def _mode_error(method: HubMethod, message: Invocation | StreamInvocation) -> str | None:
-    """What is wrong about the kind of the call or the number of its uploads, if anything."""
-    if isinstance(message, StreamInvocation):
-        if not method.is_stream:
-            return failures.not_a_stream(method.name)
-    elif method.is_stream:
-        return failures.without_streaming(method.name)
-    if len(message.stream_ids) != len(method.uploads):
-        return failures.wrong_stream_count(method.name, len(message.stream_ids), len(method.uploads))
-    return None
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
-
-
-def _run(context: HubInvocationContext) -> Awaitable[object]:
-    return context.method.run(context.hub, context.arguments)
-
-
-async def _connected(context: HubLifetimeContext) -> None:
-    callback = context.hub.on_connected
-    await (callback() if is_async_function(callback) else call_in_thread(callback))
-
-
-async def _disconnected(context: HubLifetimeContext, error: Exception | None) -> None:
-    callback = context.hub.on_disconnected
-    await (callback(error) if is_async_function(callback) else call_in_thread(callback, error))
+    return {spelling: bindings[method] for spelling, method in methods.spellings().items()}

@@ -1,18 +1,25 @@
-"""What a client is told about a call that failed, in ASP.NET Core's words.
+"""What a client, and the log, are told about a call that failed, in ASP.NET Core's words.
 
 Source: signalr-server section 4.5. X is the declared name of the method where it is known, else the client's text.
 """
 
 from __future__ import annotations
 
-from hubplane.errors import HubException, wire_error_name
+import logging
+
+from hubplane.errors import BindingError, HubException, wire_error_name
+from hubplane.hubs.call import CallSite
+from hubplane.hubs.methods import HubMethod
+from hubplane.protocol.messages import Completion, Invocation, StreamInvocation
 
 __all__ = [
+    "Answers",
     "describe",
     "failed_to_invoke",
     "id_in_use",
     "no_stream_returned",
     "not_a_stream",
+    "stream_in_use",
     "streaming_failed",
     "threw",
     "too_many_streams",
@@ -20,6 +27,8 @@ __all__ = [
     "without_streaming",
     "wrong_stream_count",
 ]
+
+logger = logging.getLogger(__name__)
 
 
 def describe(text: str, error: BaseException, *, detailed: bool) -> str:
@@ -65,6 +74,11 @@ def id_in_use(invocation_id: str) -> str:
     return f"Invocation ID '{invocation_id}' is already in use."
 
 
+def stream_in_use(name: str, stream_id: str) -> str:
+    """An upload with this id is still open; hubplane's own, the original mixes the two uploads."""
+    return threw(name, HubException(f"Stream ID '{stream_id}' is already in use."), detailed=False)
+
+
 def no_stream_returned(name: str) -> str:
     """A stream method returned something that cannot be iterated."""
     return f"The value returned by the streaming method '{name}' is not a ChannelReader<> or IAsyncEnumerable<>."
@@ -78,3 +92,45 @@ def streaming_failed(error: BaseException, *, detailed: bool) -> str:
 def too_many_streams(name: str, limit: int) -> str:
     """The connection has as many streams running as it may; hubplane's own, the original has no limit."""
     return threw(name, HubException(f"The connection already has {limit} active streams."), detailed=False)
+
+
+class Answers:
+    """Writes the completions of calls that failed.
+
+    Args:
+        detailed: Tell clients the types and texts of all exceptions.
+    """
+
+    __slots__ = ("detailed",)
+
+    def __init__(self, *, detailed: bool) -> None:
+        self.detailed = detailed
+
+    def error(self, site: CallSite, invocation_id: str | None, text: str) -> None:
+        """Answer with an error; without an id the client wants none."""
+        if invocation_id is not None:
+            site.connection.write_message(Completion(invocation_id, error=text))
+
+    def refused(self, site: CallSite, message: Invocation | StreamInvocation, method: HubMethod | None) -> None:
+        """The method is unknown (None), or its arguments do not fit."""
+        error: Exception
+        if method is None:
+            name, error = message.target, HubException("Method does not exist.")
+        else:
+            name, error = method.name, BindingError(message.binding_error or "")
+        logger.debug("Call of '%s' refused: %s", name, error, extra={"connection_id": site.connection.connection_id})
+        self.error(site, message.invocation_id, failed_to_invoke(name, error, detailed=self.detailed))
+
+    def threw(self, site: CallSite, method: HubMethod, invocation_id: str | None, error: BaseException) -> None:
+        """The method raised."""
+        self._log("Failed to invoke hub method '%s'.", site, method, error, event_id=8)
+        self.error(site, invocation_id, threw(method.name, error, detailed=self.detailed))
+
+    def stream_failed(self, site: CallSite, method: HubMethod, invocation_id: str, error: BaseException) -> None:
+        """The stream raised."""
+        self._log("The stream of hub method '%s' failed.", site, method, error, event_id=None)
+        self.error(site, invocation_id, streaming_failed(error, detailed=self.detailed))
+
+    def _log(self, text: str, site: CallSite, method: HubMethod, error: BaseException, *, event_id: int | None) -> None:
+        extra = {"connection_id": site.connection.connection_id, "event_id": event_id}
+        logger.error(text, method.name, exc_info=error, extra=extra)

@@ -260,7 +260,7 @@ def _inspect(hub_type: type, python_name: str, function: FunctionType, explicit_
             uploads.append(UploadParameter(position, (*get_args(annotation), Any)[0]))
         else:
             types.append(annotation)
-    return HubMethod(
+    method = HubMethod(
         explicit_name or _declared_name(python_name),
         python_name,
         function,
@@ -268,6 +268,9 @@ def _inspect(hub_type: type, python_name: str, function: FunctionType, explicit_
         uploads=uploads,
         is_stream=_is_stream(signature.return_annotation, function, hub_type, where),
     )
+    if uploads and not method.is_stream and not method.is_async:
+        raise ConfigurationError(f"{where} reads a stream of its client, so it must be 'async def'.")
+    return method
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -9,28 +9,16 @@ Source: design.md section 3, "Methods".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable
 from threading import get_ident
 from typing import TypeVar
 
 from hubplane.lifetime.base import HubLifetimeManager
+from hubplane.lifetime.completed import DONE
 
-__all__ = ["DONE", "HubPort"]
+__all__ = ["HubPort"]
 
 T = TypeVar("T")
-
-
-class _Done:
-    """What a worker thread gets from a call that has already been waited for."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-DONE = _Done()
 
 
 async def _awaited(start: Callable[[], Awaitable[T]]) -> T:
