@@ -10,7 +10,6 @@ Source: redis-backplane section 2.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any  # msgspec's decoder is typed by its Struct, its encoder takes anything
 
 import msgspec
 
@@ -40,7 +39,7 @@ INT32 = (-(2**31), 2**31 - 1)
 BYTE = (0, 255)
 
 
-class InvocationEnvelope(msgspec.Struct, gc=False):
+class InvocationEnvelope(msgspec.Struct, array_like=True, gc=False):
     """A message to clients.
 
     Attributes:
@@ -81,20 +80,14 @@ class CompletionEnvelope(msgspec.Struct, frozen=True):
     payload: bytes
 
 
-class _WireInvocation(msgspec.Struct, array_like=True, gc=False):
-    """What the fast path accepts: everything a node of ours or of .NET writes."""
-
+class _WithRawPayloads(msgspec.Struct, array_like=True, gc=False):
     excluded: list[str]
     payloads: msgspec.Raw
-    invocation_id: str | None = None
-    # Absent is not nil: with three items the third means nothing.
-    return_channel: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_invocation = msgspec.msgpack.Decoder(_WireInvocation).decode
-_payloads_decoder: msgspec.msgpack.Decoder[dict[str, Any]] = msgspec.msgpack.Decoder(dict[str, bytes | None])
-_decode_payloads = _payloads_decoder.decode
+_decode_invocation = msgspec.msgpack.Decoder(InvocationEnvelope).decode
+_decode_raw_payloads = msgspec.msgpack.Decoder(_WithRawPayloads).decode
 
 
 def encode_invocation(
@@ -119,19 +112,20 @@ def decode_invocation(payload: bytes) -> InvocationEnvelope:
     Raises:
         EnvelopeError: The original would drop it too.
     """
+    # Three items are read as two, whatever the third is (2.7).
+    if not payload or payload[0] == 0x93 or payload[0] > 0x9F:
+        return _read_invocation(payload)
     try:
-        wire = _decode_invocation(payload)
-        names = _decode_payloads(wire.payloads)
+        envelope = _decode_invocation(payload)
+        # A name given twice: the first one counts (2.6), but a dictionary keeps the last.
+        header = memoryview(_decode_raw_payloads(payload).payloads)[0] if envelope.excluded else payload[2]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _read_invocation(payload)
-    # A name given twice: the first one counts (2.6 item 5), but a dictionary keeps the last.
-    if memoryview(wire.payloads)[0] != 0x80 | len(names):
+    if header != 0x80 | len(envelope.payloads):
         return _read_invocation(payload)
-    if None in names.values():
-        names = {name: blob or b"" for name, blob in names.items()}
-    if wire.return_channel is msgspec.UNSET:
-        return InvocationEnvelope(wire.excluded, names)
-    return InvocationEnvelope(wire.excluded, names, wire.invocation_id or None, wire.return_channel)
+    if envelope.invocation_id == "":
+        envelope.invocation_id = None
+    return envelope
 
 
 def _read_invocation(payload: bytes) -> InvocationEnvelope:

@@ -255,6 +255,10 @@ def _resolve(call: _Call, completion: Completion, protocol: HubProtocol) -> None
             failure.__cause__ = error
             call.future.set_exception(failure)
             return
+        except TypeError as error:
+            # The caller asked for a type that no client can send.
+            call.future.set_exception(error)
+            return
     call.future.set_result(result)
 
 
