@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias  # ASGI messages hold what servers put there
 
 from hubplane.asgi.http import AsgiHttpExchange
-from hubplane.asgi.websocket import AsgiWebSocketExchange
+from hubplane.asgi.websocket import open_websocket
 from hubplane.backplane.base import Backplane
 from hubplane.clock import Clock, SystemClock
 from hubplane.connection.hub_connection import HubConnection
@@ -30,7 +30,6 @@ from hubplane.protocol.hub_protocol import HubProtocol
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
 from hubplane.supervisor import Supervisor
-from hubplane.transports.exchange import WebSocketExchange
 
 if TYPE_CHECKING:
     from hubplane.backplane.redis.options import RedisOptions
@@ -43,9 +42,6 @@ Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
-
-NATIVE = "hubplane.native"
-"""The scope extension with which the fast edge offers a connection."""
 
 
 class HubApp:
@@ -225,9 +221,7 @@ class HubApp:
             )
         endpoint, subpath = self._match(scope)
         if kind == "websocket":
-            exchange: WebSocketExchange
-            native = scope.get("extensions", {}).get(NATIVE)
-            exchange = native if native is not None else AsgiWebSocketExchange(scope, receive, send)
+            exchange = open_websocket(scope, receive, send)
             if endpoint is None or subpath:
                 await exchange.reject(404, b"", content_type=None)
             else:

@@ -77,23 +77,24 @@ class FrameReader:
         at = 0
         payloads: list[bytes] = []
         if self._resume:
-            if self.close_code is not None or self.failure is not None:
-                return b""
-            data = self._rest + data
-            self._rest = b""
-            if self._left:
-                at = self._payload(data, 0, len(data), payloads)
-                if at < 0:
-                    return b""
-            self._resume = self._left > 0
+            data, at = self._go_on(data, payloads)
         end = len(data)
-        while end - at >= 6:
+        last = end - 6
+        while at <= last:
             first = data[at]
-            # Nearly always: a whole message in one short frame.
+            # Nearly always: a whole message in one frame below 64 KiB.
             if (first == 0x81 or first == 0x82) and not self._open:  # noqa: PLR1714 - a tuple test is slower
-                stop = at + data[at + 1] - 122  # 6 bytes of header, and the length behind the mask bit
-                if at + 6 <= stop <= end and stop - at < 132:
-                    payload = apply_mask(data[at + 6 : stop], data[at + 2 : at + 6])
+                size = data[at + 1]  # with the mask bit, which makes it 128 more
+                start = at + 6
+                if size < 0xFE:
+                    stop = start + size - 128
+                elif size == 0xFE:
+                    start = at + 8
+                    stop = start + (data[at + 2] << 8 | data[at + 3])
+                else:
+                    stop = -1
+                if start <= stop <= end:
+                    payload = apply_mask(data[start:stop], data[start - 4 : start])
                     if first == 0x81 and not payload.isascii() and not self._is_text(payload):
                         break
                     payloads.append(payload)
@@ -106,6 +107,16 @@ class FrameReader:
             if at < end:
                 self._frame(data, at, end, payloads)
         return payloads[0] if len(payloads) == 1 else b"".join(payloads)
+
+    def _go_on(self, data: bytes, payloads: list[bytes]) -> tuple[bytes, int]:
+        """Finish what an earlier chunk began; return what is to be parsed and where a new frame starts in it."""
+        if self.close_code is not None or self.failure is not None:
+            return b"", 0
+        data = self._rest + data
+        self._rest = b""
+        self._resume = False
+        at = self._payload(data, 0, len(data), payloads) if self._left else 0
+        return data, at if at >= 0 else len(data)
 
     def _is_text(self, payload: bytes) -> bool:
         try:

@@ -17,6 +17,35 @@ from urllib.parse import unquote
 __all__ = ["Upgrade", "accepted_head", "parse_upgrade", "rejected_head"]
 
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+# Scopes live as long as their connections: they share the names of the usual headers.
+_NAMES = {
+    name: name
+    for name in (
+        b"accept",
+        b"accept-encoding",
+        b"accept-language",
+        b"authorization",
+        b"cache-control",
+        b"connection",
+        b"cookie",
+        b"host",
+        b"origin",
+        b"pragma",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
+        b"upgrade",
+        b"user-agent",
+        b"via",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-proto",
+        b"x-real-ip",
+        b"x-requested-with",
+        b"x-signalr-user-agent",
+    )
+}
 _ONLY_ONCE = (b"sec-websocket-key", b"sec-websocket-version", b"upgrade", b"connection")
 
 
@@ -50,7 +79,8 @@ def parse_upgrade(head: bytes) -> Upgrade | None:
     headers: list[tuple[bytes, bytes]] = []
     for line in lines[1:-2]:
         name, _, value = line.partition(b":")
-        headers.append((name.lower(), value.strip(b" \t")))
+        name = name.lower()
+        headers.append((_NAMES.get(name, name), value.strip(b" \t")))
     fields = dict(headers)
     if len(fields) != len(headers):
         names = [name for name, _ in headers]

@@ -52,9 +52,11 @@ class HubWebSocketProtocol(asyncio.Protocol):
         "_head",
         "_key",
         "_lost",
+        "_previous",
         "_request",
         "_server_state",
         "_successor",
+        "_task",
         "_transport",
     )
 
@@ -72,6 +74,7 @@ class HubWebSocketProtocol(asyncio.Protocol):
         self._server_state = server_state
         self._app_state = app_state
         self._transport = cast("asyncio.Transport", None)
+        self._previous: asyncio.BaseProtocol | None = None
         self._head = b""
         self._early = b""
         self._key = b""
@@ -79,12 +82,14 @@ class HubWebSocketProtocol(asyncio.Protocol):
         self._request: ConnectionRequest | None = None
         self._successor: FastWebSocket | WebSocketsSansIOProtocol | None = None
         self._app_done: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     # -- what the event loop and uvicorn's HTTP protocol call ---------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The HTTP protocol hands its socket over."""
         self._transport = cast("asyncio.Transport", transport)
+        self._previous = self._transport.get_protocol()
         self._connections.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -191,13 +196,18 @@ class HubWebSocketProtocol(asyncio.Protocol):
         config = self._config
         transport = self._transport
         root_path = config.root_path
+        try:
+            # The HTTP protocol has asked the system already.
+            server, client = cast("Any", self._previous).server, cast("Any", self._previous).client
+        except AttributeError:
+            server, client = get_local_addr(transport), get_remote_addr(transport)
         return {
             "type": "websocket",
             "asgi": {"version": config.asgi_version, "spec_version": "2.4"},
             "http_version": "1.1",
             "scheme": "wss" if is_ssl(transport) else "ws",
-            "server": get_local_addr(transport),
-            "client": get_remote_addr(transport),
+            "server": server,
+            "client": client,
             "root_path": root_path,
             "path": root_path + upgrade.path,
             "raw_path": root_path.encode("ascii") + upgrade.raw_path,
@@ -210,13 +220,33 @@ class HubWebSocketProtocol(asyncio.Protocol):
 
     def _start(self, scope: dict[str, Any]) -> None:
         context = Context() if getattr(self._config, "reset_contextvars", False) else None
-        task = self._supervisor.start(self._run(scope), "app", context=context)
-        tasks = self._server_state.tasks
-        tasks.add(task)
-        task.add_done_callback(tasks.discard)
+        self._task = self._supervisor.start(self._run(scope), "app", context=context)
+        self._server_state.tasks.add(self._task)
 
     async def _run(self, scope: dict[str, Any]) -> None:
-        failure: BaseException | None = None
+        failure = await self._call_app(scope)
+        if self._app_done is not None:
+            # uvicorn's class runs what it takes for the app: it ends as the app did, and the class reports it.
+            if not self._app_done.done():
+                if failure is None:
+                    self._app_done.set_result(None)
+                else:
+                    self._app_done.set_exception(failure)
+            return
+        if failure is not None:
+            logger.error("Exception in ASGI application\n", exc_info=failure)
+        elif not self._answered:
+            logger.error("ASGI callable returned without completing handshake.")
+        self._answer(500, b"Internal Server Error", "text/plain; charset=utf-8")
+        self._transport.close()
+
+    async def _call_app(self, scope: dict[str, Any]) -> Exception | None:
+        """Run the app; return the exception it ended with."""
+        # The HTTP protocol and its parser hold each other. It is done; now both go without the garbage collector.
+        previous, self._previous = self._previous, None
+        if hasattr(previous, "parser"):
+            cast("Any", previous).parser = None
+        previous = None
         try:
             # The app's type is any ASGI version's; by now it is version 3.
             await cast("Any", self._config.loaded_app)(scope, self._receive, self._send)
@@ -225,26 +255,14 @@ class HubWebSocketProtocol(asyncio.Protocol):
                 self._app_done.cancel()
             self._transport.abort()
             raise
-        except Exception as error:  # noqa: BLE001 - the boundary of the app's task; it is logged below
-            failure = error
+        except Exception as error:  # noqa: BLE001 - the boundary of the app's task; `_run` sees that it is logged
+            return error
         finally:
             scope["extensions"].pop("hubplane.native", None)  # else scope and exchange hold each other
-        if self._app_done is not None:
-            # uvicorn's class runs what it takes for the app: it ends as the app did, and the class reports it.
-            if self._app_done.done():
-                return
-            if failure is None:
-                self._app_done.set_result(None)
-            else:
-                self._app_done.set_exception(failure)
-            return
-        if failure is not None:
-            logger.error("Exception in ASGI application\n", exc_info=failure)
-        elif not self._answered:
-            logger.error("ASGI callable returned without completing handshake.")
-        if not self._answered:
-            self._answer(500, b"Internal Server Error", "text/plain; charset=utf-8")
-        self._transport.close()
+            if self._task is not None:
+                self._server_state.tasks.discard(self._task)
+                self._task = None
+        return None
 
     @property
     def _answered(self) -> bool:

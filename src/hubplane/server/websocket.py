@@ -160,13 +160,13 @@ class FastWebSocket(asyncio.Protocol):
         """Wait until the socket has closed, at most `timeout` seconds, then cut it; cancellation cuts it at once."""
         if self._transport is None:
             return
-        self._waiter = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(timeout, self._cut)
         try:
-            async with asyncio.timeout(timeout):
-                await self._waiter
-        except TimeoutError:
-            logger.debug("The peer did not answer the Close frame within %s s.", timeout)
+            await self._waiter
         finally:
+            timer.cancel()
             self.abort()
 
     # -- inside -------------------------------------------------------------------------------------------------
@@ -197,6 +197,10 @@ class FastWebSocket(asyncio.Protocol):
             transport.write_eof()
         else:
             transport.close()
+
+    def _cut(self) -> None:
+        logger.debug("The peer did not finish the closing handshake in time.")
+        self.abort()
 
     def _send_close(self, code: int) -> None:
         transport = self._transport
