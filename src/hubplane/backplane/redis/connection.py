@@ -91,6 +91,10 @@ class RedisConnection(asyncio.Protocol):
                 self._unreadable = 0
         except (ProtocolError, RedisProtocolError) as error:
             self.abort(error)
+        except Exception as error:
+            # Replies of an unforeseen shape. The event loop must not be the one to find out.
+            logger.exception("Cannot make sense of what Redis at %s sent.", self.endpoint)
+            self.abort(error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone: everybody who waits on it is told."""

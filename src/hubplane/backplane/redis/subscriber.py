@@ -11,12 +11,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
+from enum import Enum
 from itertools import islice
 
 from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ReplyError, pack_command
-from hubplane.backplane.redis.wanted import Batch, BatchKind, Channel, Leaving, Ticket
+from hubplane.backplane.redis.wanted import Channel, Subscribe, Ticket, WantedChannels
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 
@@ -32,6 +33,25 @@ _BATCHES_UNDER_WAY = 16
 _RETRIES_PER_ROUND = 16
 _RETRY_FIRST = 0.25
 _RETRY_LONGEST = 2.0
+
+
+class _Kind(Enum):
+    """A command on this connection; its name is the command, its value the first word of the answer."""
+
+    SUBSCRIBE = b"subscribe"
+    UNSUBSCRIBE = b"unsubscribe"
+    PING = b"pong"
+
+
+class _Batch(Subscribe):
+    """One command under way, and how many of its channels were answered."""
+
+    __slots__ = ("channels", "kind", "position")
+
+    def __init__(self, kind: _Kind, channels: list[Channel]) -> None:
+        self.kind = kind
+        self.channels = channels
+        self.position = 0
 
 
 class Subscriber:
@@ -58,19 +78,16 @@ class Subscriber:
         self._clock = clock
         self._deliver = deliver
         self._on_settled = on_settled
-        self._prefix = options.channel_prefix.encode()
         self._timeout = options.async_timeout
         self._fail_fast = options.backlog == "fail_fast"
-        self._commands = {kind: options.command(kind.name) or kind.name for kind in BatchKind}
+        self._commands = {kind: options.command(kind.name) or kind.name for kind in _Kind}
         self._loop = asyncio.get_running_loop()
         self._connection: RedisConnection | None = None
         self._error: BackplaneUnavailableError | None = None
-        self._channels: dict[str, Channel] = {}
-        self._names: dict[bytes, str] = {}
-        self._tickets: dict[Ticket, None] = {}
+        self._wanted = WantedChannels(options.channel_prefix.encode(), self._changed)
         self._marked: deque[Channel] = deque()
         self._split: deque[list[Channel]] = deque()
-        self._under_way: deque[Batch] = deque()
+        self._under_way: deque[_Batch] = deque()
         self._refused: dict[Channel, None] = {}
         self._retry_at = 0.0
         self._retry_pause = _RETRY_FIRST
@@ -82,7 +99,7 @@ class Subscriber:
     @property
     def wanted(self) -> int:
         """How many channels are wanted."""
-        return len(self._names)
+        return len(self._wanted.names)
 
     @property
     def refused(self) -> int:
@@ -105,102 +122,36 @@ class Subscriber:
         """Want channels and wait until they are confirmed; see `Backplane.subscribe`."""
         if self._connection is None and not keep and self._fail_fast:
             raise self._unavailable("No connection is active/available to service this operation: SUBSCRIBE")
-        channels = [self._want(name) for name in dict.fromkeys(names)]
-        if keep:
-            for channel in channels:
-                channel.kept = True
-            if self._connection is None and self._error is not None:
-                return  # away for sure; while the first attempt is undecided it may be worth the wait
-        ticket = Ticket(channels, self._clock.monotonic() + self._timeout, keep=keep)
-        for channel in channels:
-            channel.tickets.append(ticket)
-        if not ticket.waiting:
-            self._finish(ticket, None)
+        if keep and self._connection is None and self._error is not None:
+            # Away for sure; while the first attempt is undecided it may be worth the wait.
+            self._wanted.keep(names)
             return
-        self._tickets[ticket] = None
+        ticket = self._wanted.request(names, self._clock.monotonic() + self._timeout, keep=keep)
         try:
             await ticket.done
         except asyncio.CancelledError:
-            if ticket in self._tickets:
-                self._finish(ticket, self._unavailable("The call was cancelled."))
+            if ticket in self._wanted.tickets:
+                self._wanted.finish(ticket, self._unavailable("The call was cancelled."))
             raise
 
     def keep(self, names: Collection[str]) -> None:
         """Want channels without waiting for them."""
-        for name in names:
-            self._want(name).kept = True
+        self._wanted.keep(names)
 
     async def unsubscribe(self, names: Collection[str]) -> None:
-        """No longer want channels and wait, as long as the connection lasts, until Redis has said so too."""
-        leaving = Leaving()
-        pending = {leaving}
-        for name in dict.fromkeys(names):
-            if (channel := self._channels.get(name)) is None:
-                continue
-            channel.kept = False
-            for ticket in channel.tickets:
-                # Overtaken by this call; what it still waits for decides how it ends.
-                ticket.waiting.discard(channel)
-                ticket.channels.remove(channel)
-                if not ticket.waiting:
-                    self._loop.call_soon(self._finish_if_ready, ticket)
-            channel.tickets = []
-            self._release(channel)
-            if channel.sent is not None and self._connection is not None:
-                if channel.leaving is None:
-                    channel.leaving = leaving
-                    leaving.remaining += 1
-                pending.add(channel.leaving)
-        for other in pending:
-            if other.remaining:
-                await asyncio.wait([other.done])
+        """No longer want channels and wait until Redis knows; not longer than the connection or the deadline."""
+        for leaving in self._wanted.drop(names, self._clock.monotonic() + self._timeout):
+            await asyncio.wait([leaving.done])
 
-    def _want(self, name: str) -> Channel:
-        channel = self._channels.get(name)
-        if channel is None:
-            channel = self._channels[name] = Channel(name, self._prefix + name.encode())
-        channel.left()
-        self._names[channel.wire] = name
-        if channel.refusal is not None:
-            self._forget_refusal(channel)
-        if channel.sent is None:
-            self._mark(channel)
-        return channel
-
-    def _release(self, channel: Channel) -> None:
-        """Put a channel right after somebody stopped wanting it."""
-        if channel.wanted:
-            return
-        self._names.pop(channel.wire, None)
+    def _changed(self, channel: Channel) -> None:
+        """Queue a channel whose wanted state no longer is what Redis was told."""
         self._forget_refusal(channel)
-        if channel.restoring:
+        if channel.restoring and not channel.wanted:
             channel.restoring = False
             self._restoring -= 1
             self._loop.call_soon(self._on_settled)
-        if channel.sent is not None:
+        if channel.wanted is (channel.sent is None):
             self._mark(channel)
-        else:
-            self._channels.pop(channel.name, None)
-
-    def _finish_if_ready(self, ticket: Ticket) -> None:
-        if ticket in self._tickets and not ticket.waiting:
-            self._finish(ticket, None)
-
-    def _finish(self, ticket: Ticket, error: BackplaneUnavailableError | None) -> None:
-        """End a ticket; on an error what only it wanted is wanted no more."""
-        self._tickets.pop(ticket, None)
-        for channel in ticket.channels:
-            if ticket in channel.tickets:
-                channel.tickets.remove(ticket)
-            if error is None:
-                channel.kept = True
-            else:
-                self._release(channel)
-        if not ticket.done.done():
-            if error is None or ticket.keep:
-                ticket.done.set_result(None)
-            else:
-                ticket.done.set_exception(error)
 
     # What Redis is told
 
@@ -210,7 +161,7 @@ class Subscriber:
         self._error = None
         connection.drain = self._drain
         connection.on_writable = self._pump
-        wanted = [channel for channel in self._channels.values() if channel.wanted]
+        wanted = [channel for channel in self._wanted.channels.values() if channel.wanted]
         for channel in wanted:
             channel.restoring = channel.marked = True
         self._restoring = len(wanted)
@@ -225,35 +176,27 @@ class Subscriber:
         """There is no connection: nothing is subscribed, and what is wanted waits for the next one."""
         self._connection = None
         self._error = error
-        under_way, self._under_way = self._under_way, deque()
-        for batch in under_way:
+        for batch in self._under_way:
             for channel in batch.channels:
                 channel.left()
-        for channel in self._marked:
-            channel.left()
+        self._under_way.clear()
         self._marked.clear()
         self._split.clear()
         self._refused.clear()
         self._restoring = self._restoring_refused = 0
-        for channel in list(self._channels.values()):
-            channel.sent = channel.refusal = None
-            channel.confirmed = channel.restoring = channel.marked = False
-            if not channel.wanted:
-                del self._channels[channel.name]
-        for ticket in list(self._tickets):
-            ticket.waiting = set(ticket.channels)
+        self._wanted.disconnect()
+        for ticket in list(self._wanted.tickets):
             if ticket.keep or self._fail_fast:
-                self._finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
+                self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
 
     def probe(self) -> None:
         """Send a PING."""
         if self._connection is not None and self._connection.writable:
-            self._send(Batch(BatchKind.PING, []))
+            self._send(_Batch(_Kind.PING, []))
 
     def tick(self, now: float) -> None:
         """End what has waited too long, and ask again for refused channels."""
-        while self._tickets and (ticket := next(iter(self._tickets))).deadline <= now:
-            self._finish(ticket, self._unavailable(self._late(ticket)))
+        self._wanted.expire(now, self._late)
         if self._refused and now >= self._retry_at and self._connection is not None:
             self._retry_at = now + self._retry_pause
             self._retry_pause = min(self._retry_pause * 2, _RETRY_LONGEST)
@@ -267,13 +210,10 @@ class Subscriber:
     def close(self) -> None:
         """Forget everything; whoever still waits fails."""
         self._fail_fast = True
-        for channel in self._channels.values():
-            channel.kept = False
-        for ticket in self._tickets:
+        for ticket in self._wanted.tickets:
             ticket.keep = False
         self.detach(BackplaneUnavailableError("The backplane is not running."))
-        self._names.clear()
-        self._channels.clear()
+        self._wanted.clear()
 
     def _mark(self, channel: Channel) -> None:
         if self._connection is not None and not channel.marked:
@@ -313,17 +253,17 @@ class Subscriber:
             for channel in remove:
                 channel.sent = None
                 channel.confirmed = False
-                self._channels.pop(channel.name, None)
-            self._send(Batch(BatchKind.UNSUBSCRIBE, remove))
+                self._wanted.channels.pop(channel.name, None)
+            self._send(_Batch(_Kind.UNSUBSCRIBE, remove))
 
     def _send_subscribe(self, channels: list[Channel]) -> None:
         if channels:
-            batch = Batch(BatchKind.SUBSCRIBE, channels)
+            batch = _Batch(_Kind.SUBSCRIBE, channels)
             for channel in channels:
                 channel.sent = batch
             self._send(batch)
 
-    def _send(self, batch: Batch) -> None:
+    def _send(self, batch: _Batch) -> None:
         assert self._connection is not None  # noqa: S101 - all callers looked
         self._under_way.append(batch)
         self._connection.write(
@@ -333,7 +273,7 @@ class Subscriber:
     # What Redis says
 
     def _drain(self, gets: Callable[[], object]) -> None:
-        names = self._names
+        names = self._wanted.names
         deliver = self._deliver
         while (reply := gets()) is not NOTHING:
             if isinstance(reply, list) and len(reply) == 3 and reply[0] == b"message":
@@ -354,7 +294,7 @@ class Subscriber:
         if isinstance(reply, ReplyError):
             self._under_way.popleft()
             self._fail(batch, reply)
-        elif batch.kind is BatchKind.PING:
+        elif batch.kind is _Kind.PING:
             if reply != b"PONG" and not (isinstance(reply, list) and reply[:1] == [b"pong"]):
                 raise RedisProtocolError(f"Redis answered PING with {str(reply)[:80]!r}")
             self._under_way.popleft()
@@ -363,7 +303,7 @@ class Subscriber:
             if not isinstance(reply, list) or reply[:2] != [batch.kind.value, channel.wire]:
                 raise RedisProtocolError(f"Redis answered {batch.kind.name} with {str(reply)[:80]!r}")
             batch.position += 1
-            if batch.kind is BatchKind.SUBSCRIBE:
+            if batch.kind is _Kind.SUBSCRIBE:
                 self._confirm(batch, channel)
             else:
                 channel.left()
@@ -371,7 +311,7 @@ class Subscriber:
                 self._under_way.popleft()
                 self._pump()
 
-    def _confirm(self, batch: Batch, channel: Channel) -> None:
+    def _confirm(self, batch: _Batch, channel: Channel) -> None:
         if channel.sent is not batch:
             return  # taken back since; a later command decides
         channel.confirmed = True
@@ -381,20 +321,17 @@ class Subscriber:
             for other in self._refused:
                 if other.sent is None:
                     self._mark(other)
-        for ticket in channel.tickets[:]:
-            ticket.waiting.discard(channel)
-            if not ticket.waiting:
-                self._finish(ticket, None)
+        self._wanted.confirm(channel)
         if channel.restoring:
             channel.restoring = False
             self._restoring -= 1
             if self._restoring == self._restoring_refused:
                 self._on_settled()
 
-    def _fail(self, batch: Batch, error: ReplyError) -> None:
-        if batch.kind is BatchKind.PING:
+    def _fail(self, batch: _Batch, error: ReplyError) -> None:
+        if batch.kind is _Kind.PING:
             return
-        if batch.kind is BatchKind.UNSUBSCRIBE:
+        if batch.kind is _Kind.UNSUBSCRIBE:
             logger.warning("Redis refused to unsubscribe %d channels: %s", len(batch.channels), error)
             for channel in batch.channels[batch.position :]:
                 channel.left()
@@ -409,28 +346,25 @@ class Subscriber:
             self._split.appendleft(rest[: len(rest) // 2])
         else:
             for channel in rest:
-                if channel.wanted:
-                    self._refuse(channel, error)
-                else:
-                    self._release(channel)
+                self._refuse(channel, error)
         self._pump()
         if self.is_answered:
             self._on_settled()
 
     def _refuse(self, channel: Channel, error: ReplyError) -> None:
-        if not self._refused:
-            # One record for all that are refused at a time; the count is in the health.
-            logger.warning("Redis refuses subscriptions, the first of them to %s: %s", channel.name, error)
-            self._retry_pause = _RETRY_FIRST
-            self._retry_at = self._clock.monotonic() + _RETRY_FIRST
-        if channel.refusal is None and channel.restoring:
-            self._restoring_refused += 1
-        channel.refusal = error
-        self._refused[channel] = None
-        for ticket in channel.tickets[:]:
-            refusal = BackplaneUnavailableError(f"Redis refused to subscribe channel {channel.name}: {error}")
-            refusal.__cause__ = error
-            self._finish(ticket, refusal)
+        if channel.wanted:
+            if not self._refused:
+                # One record for all that are refused at a time; their number is in the health.
+                logger.warning("Redis refuses subscriptions, the first of them to %s: %s", channel.name, error)
+                self._retry_pause = _RETRY_FIRST
+                self._retry_at = self._clock.monotonic() + _RETRY_FIRST
+            if channel.refusal is None and channel.restoring:
+                self._restoring_refused += 1
+            channel.refusal = error
+            self._refused[channel] = None
+        refusal = BackplaneUnavailableError(f"Redis refused to subscribe channel {channel.name}: {error}")
+        refusal.__cause__ = error
+        self._wanted.refuse(channel, refusal)
 
     def _forget_refusal(self, channel: Channel) -> None:
         if channel.refusal is not None:
@@ -439,15 +373,19 @@ class Subscriber:
             if channel.restoring:
                 self._restoring_refused -= 1
 
-    def _late(self, ticket: Ticket) -> str:
+    def _late(self, ticket: Ticket) -> BackplaneUnavailableError:
         milliseconds = round(self._timeout * 1000)
         if self._connection is not None:
-            return f"Timeout awaiting confirmation of {len(ticket.waiting)} channels ({milliseconds}ms)."
+            return self._unavailable(
+                f"Timeout awaiting confirmation of {len(ticket.waiting)} channels ({milliseconds}ms)."
+            )
         text = (
             "The subscription timed out in the backlog attempting to send because no connection became available "
             f"({milliseconds}ms)"
         )
-        return f"{text} - Last Connection Exception: {self._error}" if self._error is not None else text
+        if self._error is not None:
+            text += f" - Last Connection Exception: {self._error}"
+        return self._unavailable(text)
 
     def _unavailable(self, text: str) -> BackplaneUnavailableError:
         error = BackplaneUnavailableError(text)

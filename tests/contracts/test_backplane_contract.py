@@ -1,0 +1,60 @@
+"""Every backplane keeps the contract of `hubplane.backplane.base`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from hubplane.backplane.memory import MemoryBackplane, MemoryBus
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.backplane.redis.pubsub import RedisBackplane
+from hubplane.testing.backplane_contract import BackplaneContract, BackplaneFleet
+from hubplane.testing.redis_server import RedisServer, RedisServerKind, find_redis_server
+
+
+class TestMemoryBackplane(BackplaneContract):
+    """The reference implementation."""
+
+    @pytest.fixture
+    def fleet(self) -> BackplaneFleet:
+        bus = MemoryBus()
+        return BackplaneFleet(node=lambda: MemoryBackplane(bus), interrupt=bus.interrupt, resume=bus.resume)
+
+
+def redis_servers() -> list[object]:
+    """The kinds of server to run against; a missing one is skipped with the reason, and fails where all is required."""
+    kinds: tuple[RedisServerKind, ...] = ("valkey", "redis")
+    required = os.environ.get("HUBPLANE_REQUIRE_ALL") == "1"
+    return [
+        pytest.param(
+            kind,
+            marks=pytest.mark.skipif(
+                find_redis_server(kind) is None and not required, reason=f"no server of kind {kind} is installed"
+            ),
+        )
+        for kind in kinds
+    ]
+
+
+@pytest.fixture(scope="module", params=redis_servers())
+def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
+    """One server process for all tests of its kind; those that end it start it again."""
+    with RedisServer(kind=request.param) as server:
+        yield server
+
+
+class TestRedisBackplane(BackplaneContract):
+    """Redis pub/sub, over both protocols, on the embedded Valkey and on Redis itself."""
+
+    @pytest.fixture(params=[2, 3], ids=["resp2", "resp3"])
+    def fleet(self, server: RedisServer, request: pytest.FixtureRequest) -> BackplaneFleet:
+        server.start()
+        options = RedisOptions(
+            endpoints=(Endpoint(server.host, server.port),),
+            channel_prefix="Contract:",
+            protocol=request.param,
+            async_timeout=0.5,
+        )
+        return BackplaneFleet(node=lambda: RedisBackplane(options), interrupt=server.kill, resume=server.start)
