@@ -34,6 +34,9 @@ class InteropHub(Hub):
             "node": NODE,
         }
 
+    async def process(self) -> int:
+        return os.getpid()
+
     async def sleep(self, milliseconds: int) -> int:
         await asyncio.sleep(milliseconds / 1000)
         return milliseconds

@@ -120,7 +120,7 @@ class JsDriver(JsonLines):
         protocol: str = "json",
         *,
         user: str | None = None,
-        on: Sequence[str] = ("ReceiveMessage",),
+        on: Sequence[str] = ("ReceiveMessage", "Fence"),
         timeout: float = 20.0,
         **options: Any,
     ) -> JsClient:

@@ -4,6 +4,7 @@ const NAMES = ["Ada", "Grace", "Alan", "Edsger", "Barbara", "Dennis", "Radia", "
 const PROTOCOLS = ["JSON", "MessagePack"];
 const LETTERS = ["a", "b"];
 const TYPING_MS = 2500;
+const PATIENCE_MS = 300;
 const KEPT_MESSAGES = 200;
 const KEPT_EVENTS = 6;
 
@@ -134,13 +135,18 @@ class Pane {
   async send(text) {
     const id = newId();
     const user = this.who.value.trim() || "Somebody";
-    sent.set(id, { at: performance.now(), pane: this, read: 0 });
+    const origin = { at: performance.now(), pane: this, read: 0 };
+    sent.set(id, origin);
+    const patience = setTimeout(() => { origin.pending = this.showPending(user, text); }, PATIENCE_MS);
     try {
       await this.hub.invoke("SendMessage", id, user, text);
     } catch (error) {
       sent.delete(id);
       this.showFailure(user, text, plain(error));
       tell(`${this.node.name}: not sent`, "bad");
+    } finally {
+      clearTimeout(patience);
+      origin.pending?.remove();
     }
   }
 
@@ -161,6 +167,15 @@ class Pane {
     if (took !== undefined) meta.append(element("span", "took", `${clock(took)} ms`));
     item.append(meta, element("p", "bubble", message.text));
     this.append(item);
+  }
+
+  showPending(user, text) {
+    const item = element("li", "message own pending");
+    const meta = element("p", "meta");
+    meta.append(element("strong", "", user), element("span", "", "waits for Redis…"));
+    item.append(meta, element("p", "bubble", text));
+    this.append(item);
+    return item;
   }
 
   showFailure(user, text, why) {
@@ -235,7 +250,7 @@ async function stopRedis(button) {
     if (!answer.ok) throw new Error(`the node answered ${answer.status}`);
     const { seconds } = await answer.json();
     brokerIs("stopped", "bad");
-    tell("Redis stopped: clients stay connected, sends fail", "bad");
+    tell("Redis stopped: clients stay connected, sends wait", "bad");
     for (let left = seconds; left > 0; left -= 1) {
       button.textContent = `Back in ${left} s`;
       await pause(1000);

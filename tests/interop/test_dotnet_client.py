@@ -1,0 +1,110 @@
+"""Microsoft's .NET client on a hubplane node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.e2e.nodes import HubNode
+from tests.interop.dotnet import AspNetNode, DotnetClient, DotnetError
+
+both_protocols = pytest.mark.parametrize("protocol", ["json", "messagepack"])
+
+Connect = Callable[..., DotnetClient]
+
+
+@pytest.fixture
+def connect(run: str) -> Iterator[Connect]:
+    """Starts .NET clients that end with the test."""
+    made: list[DotnetClient] = []
+
+    def start(url: str, protocol: str = "json", *, user: str = "", options: tuple[str, ...] = ()) -> DotnetClient:
+        client = DotnetClient(run, url, protocol, user=user, options=options)
+        made.append(client)
+        client.on("ReceiveMessage", 2)
+        return client
+
+    yield start
+    for client in made:
+        client.__exit__()
+
+
+@pytest.mark.row("B158", "R39")
+@both_protocols
+@pytest.mark.parametrize("options", [(), ("--skip-negotiation",)], ids=["negotiated", "direct"])
+def test_dotnet_client_connects_and_calls(
+    connect: Connect, ours: HubNode, protocol: str, options: tuple[str, ...]
+) -> None:
+    """The .NET client connects, with and without negotiation, calls, is called, and closes without an error."""
+    client = connect(ours.chat, protocol, user="net", options=options)
+    assert client.invoke("Add", 1, 2, resultType="int") == 3
+    for value in ("żółć 🎉", "", 1.5, None, [1, "two"], {"a": {"b": None}}):
+        assert client.invoke("Echo", value) == value
+    identity = client.invoke("WhoAmI")
+    assert (identity["userId"], identity["node"]) == ("net", "ours")
+    client.invoke("SendToCaller", "to", "myself")
+    assert client.message() == ["to", "myself"]
+    client.do("stop")
+    closed = client.event("closed")
+    assert closed is not None
+    assert closed["error"] is None
+
+
+@pytest.mark.row("B88", "B89", "B90", "B91")
+@both_protocols
+def test_dotnet_client_reads_our_errors(connect: Connect, ours: HubNode, protocol: str) -> None:
+    """Failed calls are .NET's HubException with the reference's texts, and the connection stays usable."""
+    client = connect(ours.chat, protocol)
+    for method, arguments, text in (
+        ("Nope", [], "Failed to invoke 'Nope' due to an error on the server. HubException: Method does not exist."),
+        ("add", [1], "Failed to invoke 'Add' due to an error on the server."),
+        ("Add", ["one", 2], "Failed to invoke 'Add' due to an error on the server."),
+        ("Fail", ["hub"], "An unexpected error occurred invoking 'Fail' on the server. HubException: a hub failure"),
+        ("Fail", ["other"], "An unexpected error occurred invoking 'Fail' on the server."),
+    ):
+        with pytest.raises(DotnetError) as failed:
+            client.invoke(method, *arguments)
+        assert failed.value.kind == "Microsoft.AspNetCore.SignalR.HubException"
+        assert failed.value.text == text
+        assert client.invoke("Add", 1, 2, resultType="int") == 3
+
+
+@pytest.mark.row("R40", "R41", "R20")
+@both_protocols
+def test_dotnet_clients_meet_across_the_fleet(
+    connect: Connect, ours: HubNode, theirs: AspNetNode, protocol: str
+) -> None:
+    """.NET clients on both nodes share groups and users, and add each other to groups."""
+    one, two = connect(ours.chat, protocol, user="gil"), connect(theirs.chat, protocol, user="gil")
+    group = f"dotnet {protocol}"
+    for here, there in ((one, two), (two, one)):
+        here.invoke("Join", group)
+        here.invoke("AddOther", there.connection_id, group)
+        here.invoke("SendToGroup", group, "to", "both")
+        assert here.message() == there.message() == ["to", "both"]
+        here.invoke("RemoveOther", there.connection_id, group)
+        here.invoke("SendToGroup", group, "to", "me")
+        assert here.message() == ["to", "me"]
+        here.invoke("SendToUser", "gil", "to", "gil")
+        assert here.message() == there.message() == ["to", "gil"]
+        here.invoke("Leave", group)
+
+
+@pytest.mark.row("B128")
+@both_protocols
+def test_aborted_dotnet_client_does_not_come_back(connect: Connect, ours: HubNode, protocol: str) -> None:
+    """After `abort` the .NET client closes without trying to reconnect, though it would."""
+    client = connect(ours.chat, protocol, options=("--auto-reconnect=0,0",))
+    client.tell(cmd="send", id=999, method="Abort", args=[])
+    closed = client.event("closed")
+    assert closed is not None
+    assert closed["error"] is None
+    assert client.event("reconnecting", timeout=0) is None
+
+
+@pytest.mark.row("B23")
+def test_dotnet_client_without_a_token_is_refused(connect: Connect, ours: HubNode) -> None:
+    """A hub behind authentication answers 401, which the .NET client reports; with a token it is let in."""
+    with pytest.raises(DotnetError, match="401"):
+        connect(f"{ours.url}/strict")
+    assert connect(f"{ours.url}/strict", user="ann").invoke("WhoAmI")["userId"] == "ann"
