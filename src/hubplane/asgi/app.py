@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeAlias  # ASGI messages hold what servers put there
+from typing import TYPE_CHECKING, Any, TypeAlias, cast  # ASGI messages hold what servers put there
 
 from hubplane.asgi.http import AsgiHttpExchange
 from hubplane.asgi.websocket import open_websocket
@@ -197,8 +197,8 @@ class HubApp:
         for endpoint in self._endpoints.values():
             yield from endpoint.connections()
 
-    def _ticks(self) -> tuple[Callable[[float], None], ...]:
-        ticks: list[Callable[[float], None]] = []
+    def _ticks(self) -> tuple[Callable[[float], object], ...]:
+        ticks: list[Callable[[float], object]] = []
         for endpoint in self._endpoints.values():
             ticks.append(endpoint.registry.tick)
             tick = getattr(endpoint.lifetime, "tick", None)
@@ -268,8 +268,8 @@ class HubApp:
 def _make_backplane(redis: str | RedisOptions | Backplane | None) -> Backplane | None:
     if redis is None:
         return None
-    if hasattr(redis, "publish"):
-        return redis
+    if not isinstance(redis, str) and hasattr(redis, "publish"):
+        return cast("Backplane", redis)
     from hubplane.backplane.redis.configuration import parse  # noqa: PLC0415 - only with the extra `redis`
     from hubplane.backplane.redis.pubsub import RedisBackplane  # noqa: PLC0415
 

@@ -35,7 +35,7 @@ class Heartbeat:
         self,
         clock: Clock,
         connections: Callable[[], Iterator[HubConnection]],
-        ticks: tuple[Callable[[float], None], ...] = (),
+        ticks: tuple[Callable[[float], object], ...] = (),
     ) -> None:
         self._clock = clock
         self._connections = connections
