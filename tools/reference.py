@@ -31,6 +31,8 @@ Everything that `from hubplane import ...` offers, in reading order. Durations a
 written from the docstrings by `make docs`.
 """
 
+LINE = 100
+
 SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Yields|Example|Examples|Note):$")
 ENTRY = re.compile(r"^(\*{0,2}[\w.]+(?:, \*{0,2}[\w.]+)*)(?: \([^)]*\))?: (.*)$")
 
@@ -118,13 +120,29 @@ def prose(lines: list[str]) -> str:
 
 
 def signature(name: str, value: Callable[..., Any]) -> str:
-    """How to call it; empty where Python cannot tell."""
+    """How to call it, one parameter a line where it is long; empty where Python cannot tell."""
     try:
-        found = str(inspect.signature(value))
+        found = inspect.signature(value)
     except (TypeError, ValueError):
         return ""
-    found = re.sub(r"\bself, |\(self\)", lambda part: "()" if part.group() == "(self)" else "", found)
-    return f"{'async ' if inspect.iscoroutinefunction(value) else ''}{name}{found.replace(chr(39), '')}"
+    start = f"{'async ' if inspect.iscoroutinefunction(value) else ''}{name}("
+    returns = "" if found.return_annotation is inspect.Signature.empty else f" -> {tidy(str(found.return_annotation))}"
+    shown = [parameter for parameter in found.parameters.values() if parameter.name != "self"]
+    # The signature's own text knows where "*" and "/" belong.
+    whole = tidy(str(found.replace(parameters=shown, return_annotation=inspect.Signature.empty)))
+    line = f"{start}{whole[1:]}{returns}"
+    if len(line) <= LINE:
+        return line
+    parts = [tidy(str(parameter)) for parameter in shown]
+    keyword = next((i for i, parameter in enumerate(shown) if parameter.kind is parameter.KEYWORD_ONLY), None)
+    if keyword is not None and not any(parameter.kind is parameter.VAR_POSITIONAL for parameter in shown):
+        parts.insert(keyword, "*")
+    return start + "".join(f"\n    {part}," for part in parts) + f"\n){returns}"
+
+
+def tidy(text: str) -> str:
+    """Annotations without their quotes, and default values without the address they happen to have."""
+    return re.sub(r"<(?:function|class) '?(?:\w+\.)*(\w+)'?(?: at 0x[0-9a-f]+)?>", r"\1", text.replace("'", ""))
 
 
 def members(owner: type) -> list[tuple[str, str, str]]:
