@@ -28,6 +28,8 @@ class RecordingTransport:
         binary: What `set_binary` said last.
         closed: Why it was closed, None while it was not.
         aborted: Whether it was aborted.
+        reading: Whether it delivers data.
+        on_send: Called after each batch.
     """
 
     def __init__(self, kind: TransportKind = TransportKind.WEB_SOCKETS) -> None:
@@ -37,6 +39,7 @@ class RecordingTransport:
         self.closed: CloseReason | None = None
         self.aborted = False
         self.reading = True
+        self.on_send: Callable[[], None] | None = None
 
     @property
     def sent(self) -> bytes:
@@ -51,6 +54,8 @@ class RecordingTransport:
         """Remember a batch; dropped after `close` or `abort`."""
         if self.closed is None and not self.aborted:
             self.batches.append(batch)
+            if self.on_send is not None:
+                self.on_send()
 
     def pause_reading(self) -> None:
         """Remember it."""
@@ -126,6 +131,19 @@ class RecordedClient:
         self.connection.outbound.flush()
         bodies, rest = self.protocol.split(self.transport.sent, None)
         assert rest == b"", "half a message was sent"
+        return bodies
+
+    async def wait_for(self, count: int) -> list[bytes]:
+        """The same, as soon as there are `count` of them.
+
+        Raises:
+            TimeoutError: There are fewer after ten seconds.
+        """
+        async with asyncio.timeout(10):
+            while len(bodies := self.received()) < count:
+                sent = asyncio.Event()
+                self.transport.on_send = sent.set
+                await sent.wait()
         return bodies
 
     def messages(self) -> list[HubMessage | None]:
