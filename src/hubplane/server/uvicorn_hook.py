@@ -224,7 +224,30 @@ class HubWebSocketProtocol(asyncio.Protocol):
         self._server_state.tasks.add(self._task)
 
     async def _run(self, scope: dict[str, Any]) -> None:
-        failure = await self._call_app(scope)
+        failure: Exception | None = None
+        # The HTTP protocol and its parser hold each other. It is done; now both go without the garbage collector.
+        previous, self._previous = self._previous, None
+        if hasattr(previous, "parser"):
+            cast("Any", previous).parser = None
+        del previous
+        try:
+            # The app's type is any ASGI version's; by now it is version 3.
+            await cast("Any", self._config.loaded_app)(scope, self._receive, self._send)
+        except asyncio.CancelledError:
+            if self._app_done is not None:
+                self._app_done.cancel()
+            self._transport.abort()
+            raise
+        except Exception as error:  # noqa: BLE001 - the boundary of the app's task; it is logged at the end
+            failure = error
+        finally:
+            scope["extensions"].pop("hubplane.native", None)  # else scope and exchange hold each other
+            if self._task is not None:
+                self._server_state.tasks.discard(self._task)
+                self._task = None
+        self._app_returned(failure)
+
+    def _app_returned(self, failure: Exception | None) -> None:
         if self._app_done is not None:
             # uvicorn's class runs what it takes for the app: it ends as the app did, and the class reports it.
             if not self._app_done.done():
@@ -239,30 +262,6 @@ class HubWebSocketProtocol(asyncio.Protocol):
             logger.error("ASGI callable returned without completing handshake.")
         self._answer(500, b"Internal Server Error", "text/plain; charset=utf-8")
         self._transport.close()
-
-    async def _call_app(self, scope: dict[str, Any]) -> Exception | None:
-        """Run the app; return the exception it ended with."""
-        # The HTTP protocol and its parser hold each other. It is done; now both go without the garbage collector.
-        previous, self._previous = self._previous, None
-        if hasattr(previous, "parser"):
-            cast("Any", previous).parser = None
-        previous = None
-        try:
-            # The app's type is any ASGI version's; by now it is version 3.
-            await cast("Any", self._config.loaded_app)(scope, self._receive, self._send)
-        except asyncio.CancelledError:
-            if self._app_done is not None:
-                self._app_done.cancel()
-            self._transport.abort()
-            raise
-        except Exception as error:  # noqa: BLE001 - the boundary of the app's task; `_run` sees that it is logged
-            return error
-        finally:
-            scope["extensions"].pop("hubplane.native", None)  # else scope and exchange hold each other
-            if self._task is not None:
-                self._server_state.tasks.discard(self._task)
-                self._task = None
-        return None
 
     @property
     def _answered(self) -> bool:

@@ -129,8 +129,8 @@ class ConnectionRegistry:
         if self._entries.get(entry.token) is entry:
             del self._entries[entry.token]
 
-    def tick(self, now: float) -> int:
-        """Forget what has been unclaimed for longer than the disconnect timeout; return how many."""
+    def tick(self, now: float) -> None:
+        """Forget what has been unclaimed for longer than the disconnect timeout."""
         expired = []
         for entry in self._unclaimed.values():
             if now - entry.created_at <= self._disconnect_timeout:
@@ -138,4 +138,3 @@ class ConnectionRegistry:
             expired.append(entry)
         for entry in expired:
             self.dispose(entry)
-        return len(expired)

@@ -5,7 +5,8 @@ Source: signalr-server sections 1.1 and 1.5.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any  # what a coroutine yields and is sent is the event loop's matter
 
 from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
@@ -16,7 +17,7 @@ from hubplane.options import HttpTransportType, TransportOptions
 from hubplane.transports.exchange import HttpExchange, WebSocketExchange
 from hubplane.transports.negotiate import negotiate
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry
-from hubplane.transports.websocket import claim_websocket, run_websocket
+from hubplane.transports.websocket import serve_websocket
 
 __all__ = ["TransportRouter"]
 
@@ -98,8 +99,8 @@ class TransportRouter:
         else:
             await exchange.respond(405)
 
-    async def websocket(self, exchange: WebSocketExchange, subpath: str = "") -> None:
-        """Answer one WebSocket request; returns when the connection is over.
+    def websocket(self, exchange: WebSocketExchange, subpath: str = "") -> Coroutine[Any, Any, None]:
+        """Answer one WebSocket request; the coroutine returns when the connection is over.
 
         Cancellation cuts the connection.
 
@@ -107,31 +108,20 @@ class TransportRouter:
             exchange: The upgrade request.
             subpath: As for `http`.
         """
-        if subpath := subpath.strip("/"):
-            if subpath == _NEGOTIATE:
-                await exchange.reject(405, b"")
-            else:
-                await exchange.reject(404, b"", content_type=None)
-            return
-        registry = self._registry
-        entry = await claim_websocket(
+        subpath = subpath.strip("/")
+        if subpath == _NEGOTIATE:
+            return exchange.reject(405, b"")
+        if subpath:
+            return exchange.reject(404, b"", content_type=None)
+        return serve_websocket(
             exchange,
-            registry,
+            self._registry,
             offered=self._offered,
             new_id=self._ids.connection_id,
+            connect=self._connect,
+            serve=self._serve,
+            close_timeout=self._options.close_timeout,
         )
-        if entry is None:
-            return
-        try:
-            await run_websocket(
-                exchange,
-                entry,
-                connect=self._connect,
-                serve=self._serve,
-                close_timeout=self._options.close_timeout,
-            )
-        finally:
-            registry.dispose(entry)
 
     async def _get(self, exchange: HttpExchange) -> None:
         wants_events = _accepts_event_stream(exchange.request)

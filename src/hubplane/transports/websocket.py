@@ -16,74 +16,71 @@ from hubplane.options import HttpTransportType
 from hubplane.transports.exchange import WebSocketExchange
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 
-__all__ = ["claim_websocket", "run_websocket"]
+__all__ = ["serve_websocket"]
 
 
-async def claim_websocket(
+async def serve_websocket(
     exchange: WebSocketExchange,
     registry: ConnectionRegistry,
     *,
     offered: HttpTransportType,
     new_id: Callable[[], str],
-) -> ConnectionEntry | None:
-    """The entry this WebSocket may use, claimed; None when the exchange has been rejected instead.
+    connect: Callable[[ConnectionRequest, str], HubConnection],
+    serve: Callable[[HubConnection], Awaitable[None]],
+    close_timeout: float,
+) -> None:
+    """Open the socket and stay until it has closed, or reject it.
+
+    Cancellation, and an exception of `serve`, cut the socket at once and are raised on.
 
     Args:
         exchange: The upgrade request.
         registry: Where negotiated connections are.
         offered: The transports of the hub.
         new_id: Makes the id of a connection that skipped negotiation.
-    """
-    token = exchange.request.query_value("id")
-    entry = None
-    if token and (entry := registry.get(token)) is None:
-        await exchange.reject(404, b"No Connection with that ID", content_type=None)
-        return None
-    if not offered & HttpTransportType.WEB_SOCKETS:
-        await exchange.reject(404, b"WebSockets transport not supported by this end point type")
-        return None
-    if entry is None:
-        return registry.add_active(new_id(), TransportKind.WEB_SOCKETS)
-    if entry.kind not in (None, TransportKind.WEB_SOCKETS):
-        await exchange.reject(400, b"Cannot change transports mid-connection")
-        return None
-    if entry.state is not EntryState.INACTIVE:
-        await exchange.reject(409 if entry.state is EntryState.ACTIVE else 404, b"")
-        return None
-    registry.claim(entry, TransportKind.WEB_SOCKETS)
-    return entry
-
-
-async def run_websocket(
-    exchange: WebSocketExchange,
-    entry: ConnectionEntry,
-    *,
-    connect: Callable[[ConnectionRequest, str], HubConnection],
-    serve: Callable[[HubConnection], Awaitable[None]],
-    close_timeout: float,
-) -> None:
-    """Open the socket and stay until it has closed.
-
-    Cancellation, and an exception of `serve`, cut the socket at once and are raised on.
-
-    Args:
-        exchange: The upgrade request.
-        entry: The claimed entry.
         connect: Makes the connection from the request and its id.
         serve: Runs the connection's life and returns after its goodbye.
         close_timeout: Seconds to wait for the peer's Close frame.
     """
-    connection = entry.connection = connect(exchange.request, entry.connection_id)
-    try:
-        transport = await exchange.accept(partial(_attach, connection))
-    except ConnectionClosedError:
+    # One coroutine for all of it: its frame stays in memory as long as the connection.
+    entry = _claim(exchange.request.query_value("id"), registry, offered, new_id)
+    if not isinstance(entry, ConnectionEntry):
+        status, body, content_type = entry
+        await exchange.reject(status, body, content_type=content_type)
         return
     try:
-        await serve(connection)
-        entry.state = EntryState.DISPOSED
-        await exchange.finish(close_timeout)
+        connection = entry.connection = connect(exchange.request, entry.connection_id)
+        try:
+            transport = await exchange.accept(partial(_attach, connection))
+        except ConnectionClosedError:
+            return
+        try:
+            await serve(connection)
+            entry.state = EntryState.DISPOSED
+            await exchange.finish(close_timeout)
+        finally:
+            transport.abort()
     finally:
-        transport.abort()
+        registry.dispose(entry)
+
+
+def _claim(
+    token: str | None, registry: ConnectionRegistry, offered: HttpTransportType, new_id: Callable[[], str]
+) -> ConnectionEntry | tuple[int, bytes, str | None]:
+    """The entry this WebSocket may use, claimed; or status, body and media type of the answer that rejects it."""
+    entry = registry.get(token) if token else None
+    if token and entry is None:
+        return 404, b"No Connection with that ID", None
+    if not offered & HttpTransportType.WEB_SOCKETS:
+        return 404, b"WebSockets transport not supported by this end point type", "text/plain"
+    if entry is None:
+        return registry.add_active(new_id(), TransportKind.WEB_SOCKETS)
+    if entry.kind not in {None, TransportKind.WEB_SOCKETS}:
+        return 400, b"Cannot change transports mid-connection", "text/plain"
+    if entry.state is not EntryState.INACTIVE:
+        return 409 if entry.state is EntryState.ACTIVE else 404, b"", "text/plain"
+    registry.claim(entry, TransportKind.WEB_SOCKETS)
+    return entry
 
 
 def _attach(connection: HubConnection, transport: Transport) -> HubConnection:
