@@ -50,6 +50,7 @@ class ConnectionRunner:
         "_handshake_waiter",
         "_idle",
         "_lifetime",
+        "_looking",
         "_slots",
         "_supervisor",
         "_user_id",
@@ -75,6 +76,7 @@ class ConnectionRunner:
         self._user_id = user_id
         self._slots = slots
         self._workers = 0
+        self._looking = False
         self._idle: list[asyncio.Future[None]] = []
         self._handshake_waiter: asyncio.Future[None] | None = None
         self._context: contextvars.Context | None = None
@@ -209,6 +211,11 @@ class ConnectionRunner:
             self._workers += 1
             self._supervisor.start(self._work(), "hub methods", context=self._context)
 
+    def _look(self) -> None:
+        self._looking = False
+        if self._connection.inbox and not self._connection.ended:
+            self._input()
+
     def _at_head_of_line(self) -> bool:
         """Handle messages until a call is at the head; False when there is none."""
         connection = self._connection
@@ -248,8 +255,10 @@ class ConnectionRunner:
             while not connection.ended:
                 if self._at_head_of_line():
                     message = inbox.popleft()
-                    if inbox and (self._idle or self._workers < self._slots):
-                        loop.call_soon(self._input)
+                    if inbox and not self._looking:
+                        # What stands behind the call and needs no slot is handled as soon as the call waits.
+                        self._looking = True
+                        loop.call_soon(self._look)
                     await invoke(connection, message, self.release_slot)  # type: ignore[arg-type]  # the head is an Invocation
                     if connection.outbound.blocked:
                         # A client that calls without reading its answers gets no further ones made.
