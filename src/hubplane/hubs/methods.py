@@ -222,9 +222,11 @@ def _explicit_name(hub_type: type, python_name: str) -> str | None:
     """The name set by `@hub_method`, on the method itself or on one that it overrides."""
     for owner in hub_type.__mro__:
         attribute = vars(owner).get(python_name)
-        name = getattr(attribute, _NAME_ATTRIBUTE, None)
-        if isinstance(name, str):
-            return name
+        # A static or class method keeps the mark on the function inside.
+        for marked in (attribute, getattr(attribute, "__func__", None)):
+            name = getattr(marked, _NAME_ATTRIBUTE, None)
+            if isinstance(name, str):
+                return name
     return None
 
 
