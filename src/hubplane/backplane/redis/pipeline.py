@@ -87,6 +87,9 @@ class CommandPipeline:
         if not self._turn_noted:
             self._turn_noted = True
             self._loop.call_soon(self._end_turn)
+            if not self._awaiting:
+                # Nothing is under way: Redis may as well work while this turn goes on.
+                self._flush()
         return future
 
     def _overflow(self, name: str, channel: str) -> str:

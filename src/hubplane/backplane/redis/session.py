@@ -65,6 +65,7 @@ class RedisSession:
 
     def start(self) -> None:
         """Begin to connect."""
+        self._check()
         self._supervisor.start(self._commands.run(), "commands", vital=True)
         self._supervisor.start(self._subscriptions.run(), "subscriptions", vital=True)
         self._supervisor.start(self._tick(), "deadlines", vital=True)
@@ -149,12 +150,16 @@ class RedisSession:
                 self._first.set_exception(error)
 
     def _hold(self) -> None:
-        """Keep publishes back for a moment while our own subscriptions are on their way."""
-        if self.subscriber.is_answered or not self._commands.is_up or self._options.backlog == "fail_fast":
+        """Keep publishes back while our own subscriptions are on their way, but not for long."""
+        if self.subscriber.is_answered or self._options.backlog == "fail_fast":
             self._hold_until = None
             self.pipeline.hold(held=False)
-            return
-        now = self._clock.monotonic()
-        if self._hold_until is None:
-            self._hold_until = now + _HOLD_SECONDS
-        self.pipeline.hold(held=now < self._hold_until)
+        elif not self._commands.is_up:
+            # Nothing can be sent; this is for the moment when that changes.
+            self._hold_until = None
+            self.pipeline.hold(held=True)
+        else:
+            now = self._clock.monotonic()
+            if self._hold_until is None:
+                self._hold_until = now + _HOLD_SECONDS
+            self.pipeline.hold(held=now < self._hold_until)
