@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -96,6 +96,17 @@ class Client:
         assert message["type"] == 3, message
         assert message["invocationId"] == invocation_id
         return message
+
+    async def complete(self, target: str, *arguments: object) -> Json:
+        """Call and wait for the completion, whatever comes before it; what came stays to be received."""
+        invocation_id = self.call(target, *arguments)
+        async with asyncio.timeout(10):
+            while True:
+                for message in self.received():
+                    if message["type"] == 3 and message["invocationId"] == invocation_id:
+                        return message
+                self.told.clear()
+                await self.told.wait()
 
     def received(self) -> list[Json]:
         """All messages so far, without the handshake's answer."""
@@ -205,6 +216,20 @@ class Server:
                 client.told.clear()
                 await client.told.wait()
         return client
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], bool]], Awaitable[None]]:
+    """Lets the event loop turn until something is so."""
+
+    async def turning(is_so: Callable[[], bool]) -> None:
+        for _ in range(100_000):
+            if is_so():
+                return
+            await asyncio.sleep(0)
+        raise AssertionError("it never was so")
+
+    return turning
 
 
 @pytest.fixture

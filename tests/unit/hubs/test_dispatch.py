@@ -106,10 +106,21 @@ async def test_a_set_name_is_called_and_quoted(serve: Serve) -> None:
 @pytest.mark.row("B89")
 @pytest.mark.parametrize(
     "target",
-    ["Missing", "", "OnConnected", "on_disconnected", "_bound", "__init__", "instances", "clients", "context", "ToString"],
+    [
+        "Missing",
+        "",
+        "OnConnected",
+        "on_disconnected",
+        "_bound",
+        "__init__",
+        "instances",
+        "clients",
+        "context",
+        "ToString",
+    ],
 )
 async def test_unknown_methods_are_told_in_full(serve: Serve, target: str) -> None:
-    """What is no method, and also the lifecycle and private ones, does not exist for a client; it is told so in full."""
+    """What is no method, and also lifecycle and private ones, does not exist for a client; it is told so in full."""
     async with serve(Calls) as server:
         client = await server.connect()
         assert await client.invoke(target) == {
@@ -118,6 +129,17 @@ async def test_unknown_methods_are_told_in_full(serve: Serve, target: str) -> No
             "error": f"Failed to invoke '{target}' due to an error on the server. HubException: Method does not exist.",
         }
         assert (await client.invoke("Echo", "still here"))["result"] == "still here"
+
+
+@pytest.mark.row("B89")
+async def test_an_empty_target_in_messagepack(serve: Serve) -> None:
+    """In MessagePack a call without a name of a method ends the connection."""
+    async with serve(Calls) as server:
+        client = await server.connect(protocol="messagepack")
+        body = msgspec.msgpack.encode([1, {}, "1", "", [], []])
+        client.connection.data_received(bytes([len(body)]) + body)
+        await client.gone()
+        assert msgspec.msgpack.decode(client.transport.sent[4:]) == [7, "Connection closed with an error.", True]
 
 
 COUNT = " InvalidDataException: Invocation provides 1 argument(s) but target expects 2."
@@ -192,7 +214,7 @@ async def test_void_is_answered_with_null(serve: Serve) -> None:
 
 @pytest.mark.row("B93")
 async def test_nobody_asked_nobody_is_answered(serve: Serve) -> None:
-    """A call without an id gets no answer: not on success, not for an unknown method or bad arguments, not on failure."""
+    """A call without an id gets no answer: not on success, for an unknown method, for bad arguments or on failure."""
     async with serve(Calls) as server:
         client = await server.connect()
         client.notify("Echo", "unanswered")
@@ -320,9 +342,7 @@ class TakesPicky(Hub):
         return picky.value
 
 
-async def test_an_argument_type_that_raises_anything_fails_the_call(
-    serve: Serve, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_an_argument_type_that_raises_anything_fails_the_call(serve: Serve) -> None:
     """Whatever an application's type raises while it is built is a binding failure of that call."""
     async with serve(TakesPicky) as server:
         client = await server.connect()
@@ -330,6 +350,31 @@ async def test_an_argument_type_that_raises_anything_fails_the_call(
             "Failed to invoke 'Take' due to an error on the server."
         )
         assert (await client.invoke("Take", {"value": 1}))["result"] == 1
+
+
+async def test_a_decoder_that_raises_anything_fails_the_call(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """A protocol whose decoder raises what it should not costs the call, and the log tells why."""
+
+    def decode(raw: object) -> list[object]:
+        raise LookupError("a protocol's own failure")
+
+    async with serve(Calls) as server:
+        client = await server.connect()
+        server.dispatcher._tables["json"]["Echo"].decode = decode
+        assert (await client.invoke("Echo", "x"))["error"] == "Failed to invoke 'Echo' due to an error on the server."
+        assert (await client.invoke("Add", 1, 2))["result"] == 3
+    assert any(record.exc_info for record in caplog.records)
+
+
+class Unbindable(Hub):
+    async def take(self, value: set[list[int]] | dict[str, int] | list[int]) -> None: ...
+
+
+async def test_types_that_cannot_be_bound_are_refused(serve: Serve) -> None:
+    """A parameter type that a protocol cannot bind fails at registration; the text names the method."""
+    with pytest.raises(ConfigurationError, match=r"The parameters of Unbindable\.take cannot be bound in json"):
+        async with serve(Unbindable):
+            pass
 
 
 class TakesMsgpack(Hub):
@@ -397,6 +442,7 @@ class Gates(Hub):
 
 @pytest.fixture
 def gates() -> dict[str, asyncio.Event]:
+    """What `Gates.enter` waits for, by name."""
     Gates.entered.clear()
     Gates.gates = {name: asyncio.Event() for name in "abcd"}
     return Gates.gates
