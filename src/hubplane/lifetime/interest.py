@@ -90,7 +90,7 @@ class Interest:
         return future
 
     async def _settle(self, channel: str, state: _Channel) -> None:
-        outcome: BackplaneError = BackplaneUnavailableError(_STOPPING)
+        outcome: BackplaneError | None = BackplaneUnavailableError(_STOPPING)
         try:
             while state.wanted is not state.confirmed:
                 if state.wanted:
@@ -109,17 +109,19 @@ class Interest:
                     state.confirmed = False
                     await self._backplane.unsubscribe((channel,))
                     _end(state.leaving, None)
+            else:
+                outcome = None
         finally:
             self._settled(channel, state, outcome)
 
-    def _settled(self, channel: str, state: _Channel, outcome: BackplaneError) -> None:
+    def _settled(self, channel: str, state: _Channel, outcome: BackplaneError | None) -> None:
         state.settling = False
         if not state.confirmed:
             if state.wanted:
                 self._on_refused(channel)
             self._channels.pop(channel, None)
         _end(state.leaving, None)
-        _end(state.joining, None if state.confirmed else outcome)
+        _end(state.joining, outcome)
 
 
 def _end(waiters: list[asyncio.Future[None]], error: Exception | None) -> None:

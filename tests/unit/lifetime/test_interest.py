@@ -139,6 +139,19 @@ async def test_leave_while_the_first_one_joins() -> None:
     assert setup.backplane.commands == [("subscribe", "g"), ("unsubscribe", "g")]
 
 
+async def test_leave_in_the_turn_of_the_join() -> None:
+    """A member that leaves in the turn in which it joined costs no command, and neither call fails."""
+    setup = Setup()
+    joined = setup.interest.want("g")
+    released = setup.interest.release("g")
+    assert joined is not None
+    assert released is not None
+    await joined
+    await released
+    assert setup.backplane.commands == []
+    assert setup.interest.channels() == []
+
+
 async def test_refused_after_all_have_left() -> None:
     """A refusal that nobody wants any more fails the joiner who waited for it, and rolls nobody back."""
     setup = Setup()
