@@ -202,6 +202,7 @@ class RecordingBackplane:
         subscribed: The channels subscribed now.
         commands: ``("subscribe" or "unsubscribe", channel)`` in order of their confirmation.
         published: Channel and payload, in order.
+        counted: The channels that `count_subscribers` was asked for, in order.
         receivers: What `publish` answers.
         counts: What `count_subscribers` answers; None for a carrier that cannot tell.
         default_count: What it answers for channels that `counts` leaves out.
@@ -219,7 +220,23 @@ class RecordingBackplane:
         self.default_count = 1
         self.refusal: BackplaneUnavailableError | None = None
         self.connected = True
+        self.counted: list[tuple[str, ...]] = []
         self._gate: asyncio.Future[None] | None = None
+        self._asked = asyncio.Event()
+
+    async def published_count(self, count: int) -> None:
+        """Return when there were so many publications."""
+        await self._until(lambda: len(self.published) >= count)
+
+    async def counted_count(self, count: int) -> None:
+        """Return when subscribers were counted so often."""
+        await self._until(lambda: len(self.counted) >= count)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(10):
+            while not condition():
+                self._asked.clear()
+                await self._asked.wait()
 
     @property
     def traits(self) -> BackplaneTraits:
@@ -272,6 +289,7 @@ class RecordingBackplane:
     def publish(self, channel: str, payload: bytes) -> Awaitable[int | None]:
         """Remember, and confirm or refuse as told."""
         confirmed: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        self._asked.set()
         if self.refusal is not None:
             confirmed.set_exception(self.refusal)
         else:
@@ -281,6 +299,8 @@ class RecordingBackplane:
 
     async def count_subscribers(self, channels: Collection[str]) -> dict[str, int] | None:
         """Answer as told."""
+        self.counted.append(tuple(channels))
+        self._asked.set()
         if self.refusal is not None:
             raise self.refusal
         if self.counts is None:
