@@ -43,6 +43,7 @@ __all__ = ["JsonHubProtocol"]
 
 _ABSENT = Raw(b"")
 _ARGUMENTS = b'"arguments"'
+_COLON, _BRACKET = b":["
 _SHALLOW = 128  # bytes that cannot hold 65 opening and 65 closing brackets
 
 
@@ -107,7 +108,8 @@ class JsonHubProtocol:
                 target is UNSET
                 or envelope.arguments is _ABSENT
                 # They must be an array, and given once.
-                or not body.startswith(b":[", behind)
+                or body[behind] != _COLON
+                or body[behind + 1] != _BRACKET
                 or body.find(_ARGUMENTS, behind) >= 0
             ):
                 return read_message(body)
@@ -276,6 +278,7 @@ _FORMAT = reading.ValueFormat(
     misread=frozenset(),
     count_first=False,
     text_keys=True,
+    mends_text=False,
 )
 
 

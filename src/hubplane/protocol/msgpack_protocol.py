@@ -241,6 +241,16 @@ def _bytes_leaf(_node: Any, value: object) -> object:
     return value
 
 
+def _free_leaf(_node: Any, value: object) -> object:
+    if isinstance(value, InvalidText):
+        return value.decode(errors="replace")
+    if isinstance(value, list):
+        return [_free_leaf(_node, item) for item in value]
+    if isinstance(value, dict):
+        return {_free_leaf(_node, key): _free_leaf(_node, item) for key, item in value.items()}
+    return value
+
+
 _FORMAT = reading.ValueFormat(
     decoder=_typed_decoder,
     parse=_parse,
@@ -254,13 +264,17 @@ _FORMAT = reading.ValueFormat(
         inspect.TimeDeltaType: _number_leaf(timedelta_from_ticks),
         inspect.BytesType: _bytes_leaf,
         inspect.ByteArrayType: _bytes_leaf,
-        inspect.AnyType: lambda _node, value: value,  # for .NET's last moment, which msgspec rounds into year 10000
+        inspect.AnyType: _free_leaf,  # also for .NET's last moment, which msgspec rounds into year 10000
     },
-    plain_leaves={},
+    plain_leaves={
+        inspect.StrType: _free_leaf,
+        inspect.CustomType: _free_leaf,
+    },
     ready_made=(datetime, date, time, timedelta, bytes, bytearray),
     misread=frozenset((inspect.EnumType,)),
     count_first=True,
     text_keys=False,
+    mends_text=True,
 )
 
 

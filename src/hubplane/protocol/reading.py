@@ -50,6 +50,7 @@ class ValueFormat:
         misread: Kinds of type that `decoder` would read differently from .NET; they are never left to it.
         count_first: Whether a wrong number of arguments is reported before a wrong type.
         text_keys: Whether the keys of a mapping are always text.
+        mends_text: Whether text that is no UTF-8 is taken, with U+FFFD in it.
     """
 
     decoder: Callable[[object], Callable[[Raw], object]]
@@ -62,6 +63,7 @@ class ValueFormat:
     misread: frozenset[type[inspect.Type]]
     count_first: bool
     text_keys: bool
+    mends_text: bool
 
 
 def argument_decoder(form: ValueFormat, types: Sequence[object]) -> ArgumentDecoder:
@@ -71,13 +73,17 @@ def argument_decoder(form: ValueFormat, types: Sequence[object]) -> ArgumentDeco
         TypeError: A type cannot be read from a client.
     """
     wanted = tuple(types)
-    read = _reader(form, GenericAlias(tuple, wanted))
+    reader = _Reader(form, GenericAlias(tuple, wanted))
+    read = reader.read
 
     def bind(raw: Raw) -> Sequence[object]:
         try:
             return read(raw)  # type: ignore[return-value]  # the type decoded into is a tuple
         except _FAULTS as fault:
-            raise BindingError(_what_is_wrong(form, wanted, raw)) from fault
+            try:
+                return reader.read_again(raw, fault)  # type: ignore[return-value]  # as above
+            except _FAULTS:
+                raise BindingError(_what_is_wrong(form, wanted, raw)) from fault
 
     return bind
 
@@ -88,13 +94,17 @@ def value_decoder(form: ValueFormat, type_: object) -> ValueDecoder:
     Raises:
         TypeError: The type cannot be read from a client.
     """
-    read = _reader(form, type_)
+    reader = _Reader(form, type_)
+    read = reader.read
 
     def bind(raw: Raw) -> object:
         try:
             return read(raw)
         except _FAULTS as fault:
-            raise BindingError(str(fault) or type(fault).__name__) from fault
+            try:
+                return reader.read_again(raw, fault)
+            except _FAULTS:
+                raise BindingError(str(fault) or type(fault).__name__) from fault
 
     return bind
 
@@ -142,35 +152,36 @@ def read_custom(cls: Any, value: object) -> object:
     return value if cls is object else cls.model_validate(value)
 
 
-def _reader(form: ValueFormat, type_: object) -> Callable[[Raw], object]:
-    info = inspect.type_info(type_)
-    kinds = kinds_of(info)
-    decode = form.decoder(type_)
-    if kinds.isdisjoint(form.leaves):
-        return decode
-    shape = _Shaper({**form.leaves, **form.plain_leaves})
-    exact = inspect.DecimalType in kinds
-    text_keys = form.text_keys
+class _Reader:
+    """Reads values of one type, by msgspec's decoder first."""
 
-    def guided(raw: Raw) -> object:
+    __slots__ = ("_exact", "_form", "_info", "_shape", "_shaped", "_type", "read")
+
+    def __init__(self, form: ValueFormat, type_: object) -> None:
+        self._form = form
+        self._type = type_
+        self._info = inspect.type_info(type_)
+        kinds = kinds_of(self._info)
+        self._exact = inspect.DecimalType in kinds
+        self._shape = _Shaper({**form.leaves, **form.plain_leaves})
+        self._shaped = not kinds.isdisjoint(form.leaves)
+        self.read = form.decoder(type_) if kinds.isdisjoint(form.misread) else self._read_shaped
+
+    def read_again(self, raw: Raw, fault: Exception) -> object:
+        """Read what `read` has refused with `fault`; raise if a second look cannot help."""
+        if not self._shaped and not (isinstance(fault, UnicodeDecodeError) and self._form.mends_text):
+            raise fault
+        return self._read_shaped(raw)
+
+    def _read_shaped(self, raw: Raw) -> object:
+        form = self._form
         return msgspec.convert(
-            shape(info, form.parse(raw, exact)),
-            type_,
+            self._shape(self._info, form.parse(raw, self._exact)),
+            self._type,
             builtin_types=form.ready_made,
-            str_keys=text_keys,
+            str_keys=form.text_keys,
             dec_hook=read_custom,
         )
-
-    if not kinds.isdisjoint(form.misread):
-        return guided
-
-    def read(raw: Raw) -> object:
-        try:
-            return decode(raw)
-        except _FAULTS:
-            return guided(raw)
-
-    return read
 
 
 def _what_is_wrong(form: ValueFormat, types: tuple[object, ...], raw: Raw) -> str:
@@ -185,8 +196,8 @@ def _what_is_wrong(form: ValueFormat, types: tuple[object, ...], raw: Raw) -> st
         return count
     for item, type_ in zip(items, types, strict=False):
         try:
-            _reader(form, type_)(item)
-        except _FAULTS:
+            value_decoder(form, type_)(item)
+        except BindingError:
             return BINDING_FAILED
     return count
 

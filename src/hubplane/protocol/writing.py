@@ -37,11 +37,19 @@ class TreeWriter:
         safe: Types whose instances stay as they are.
         leaves: What to make of instances of other types.
         enum: What to make of the members of enumerations.
+        rows: What to make of lists whose elements are all of one type.
     """
 
-    __slots__ = ("_enum", "_leaves", "_safe", "_writers")
+    __slots__ = ("_enum", "_leaves", "_rows", "_safe", "_writers")
 
-    def __init__(self, safe: Iterable[type], leaves: Mapping[type, Writer], enum: Writer) -> None:
+    def __init__(
+        self,
+        safe: Iterable[type],
+        leaves: Mapping[type, Writer],
+        enum: Writer,
+        rows: Mapping[type, Writer] | None = None,
+    ) -> None:
+        self._rows = rows or {}
         self._safe = frozenset(safe)
         self._enum = enum
         self._leaves: dict[type, Writer] = {
@@ -72,8 +80,13 @@ class TreeWriter:
         return writer(value)
 
     def _list(self, values: Iterable[object]) -> object:
-        if self._safe.issuperset(map(type, values)):
+        kinds = set(map(type, values))
+        if kinds <= self._safe:
             return values
+        if len(kinds) == 1:
+            row = self._rows.get(kinds.pop())
+            if row is not None:
+                return row(values)
         return [self(value) for value in values]
 
     def _dict(self, values: Mapping[object, object]) -> object:
