@@ -120,7 +120,7 @@ class FrameReader:
 
     def _is_text(self, payload: bytes) -> bool:
         try:
-            utf_8_decode(payload, "strict", True)  # noqa: FBT003 - takes no keywords
+            utf_8_decode(payload, "strict", True)
         except UnicodeDecodeError:
             self._fail(_INVALID_DATA, "A text message is not valid UTF-8.")
             return False
@@ -223,14 +223,14 @@ class FrameReader:
         return at
 
     def _close(self, payload: bytes) -> None:
+        try:
+            utf_8_decode(payload[2:], "strict", True)
+        except UnicodeDecodeError:
+            self._fail(_INVALID_DATA, "The reason in the Close frame is not valid UTF-8.")
+            return
         code = int.from_bytes(payload[:2]) if payload else _NO_STATUS
         if payload and not (len(payload) >= 2 and (code in _CLOSE_CODES or 3000 <= code < 5000)):
             self._fail(_PROTOCOL_ERROR, "The Close frame is malformed.")
-            return
-        try:
-            utf_8_decode(payload[2:], "strict", True)  # noqa: FBT003 - takes no keywords
-        except UnicodeDecodeError:
-            self._fail(_INVALID_DATA, "The reason in the Close frame is not valid UTF-8.")
             return
         self.close_code = code
         self._resume = self.notice = True
