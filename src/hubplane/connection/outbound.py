@@ -16,9 +16,16 @@ from hubplane.connection.transport import OutboundBatch, Transport
 
 __all__ = ["Cork", "OutboundBuffer"]
 
+SLICE = 64
+"""Buffers flushed in a row before the event loop gets a turn (docs/decisions/0003-sliced-flush.md)."""
+
 
 class Cork:
-    """Collects the buffers touched in a turn of the loop and flushes them together."""
+    """Collects the buffers touched in a turn of the loop and flushes them together, a slice at a time.
+
+    Between two slices the loop reads: a broadcast that arrives while an earlier one is still being written joins it in
+    the buffers that were not reached yet, and a client that calls meanwhile does not wait for a thousand writes.
+    """
 
     __slots__ = ("_dirty", "_loop")
 
@@ -27,21 +34,26 @@ class Cork:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def add(self, buffer: OutboundBuffer) -> None:
-        """Flush `buffer` at the end of this turn."""
+        """Flush `buffer` behind the callbacks of this turn."""
         dirty = self._dirty
         if not dirty:
-            loop = self._loop
-            if loop is None:
-                loop = self._loop = asyncio.get_running_loop()
-            loop.call_soon(self.flush)
+            self._loop = loop = asyncio.get_running_loop()
+            loop.call_soon(self._flush)
         dirty.append(buffer)
 
-    def flush(self) -> None:
-        """Flush every touched buffer now."""
-        dirty, self._dirty = self._dirty, []
+    def _flush(self) -> None:
+        dirty = self._dirty
+        if len(dirty) > SLICE:
+            part = dirty[:SLICE]
+            del dirty[:SLICE]
+        else:
+            part = dirty
+            self._dirty = []
         batches: dict[bytes | tuple[bytes, ...], OutboundBatch] = {}
-        for buffer in dirty:
+        for buffer in part:
             buffer.flush(batches)
+        if part is not dirty and self._loop is not None:
+            self._loop.call_soon(self._flush)
 
 
 class OutboundBuffer:
@@ -69,18 +81,22 @@ class OutboundBuffer:
     def append(self, payload: bytes) -> None:
         """Queue a message that only this connection gets."""
         self._private = True
-        self.append_shared(payload)
+        self._pending.append(payload)
+        self.size += len(payload)
+        # The same as in append_shared: a call more for every answer is worth a repetition.
+        if not self._dirty and not self.blocked:
+            self._dirty = True
+            self._cork.add(self)
+        elif self.size > self._limit:
+            self._overflow()
 
     def append_shared(self, payload: bytes) -> None:
         """Queue a message that other connections get too, as the same object."""
         self._pending.append(payload)
         self.size += len(payload)
-        if not self._dirty:
-            if not self.blocked:
-                self._dirty = True
-                self._cork.add(self)
-            elif self.size > self._limit:
-                self._overflow()
+        if not self._dirty and not self.blocked:
+            self._dirty = True
+            self._cork.add(self)
         elif self.size > self._limit:
             self._overflow()
 
