@@ -93,7 +93,7 @@ def citations(source: str, path: str) -> list[Citation]:
         for child in ast.iter_child_nodes(node):
             visit(child, names, failing)
 
-    visit(ast.parse(source), (), False)  # noqa: FBT003 - as above
+    visit(ast.parse(source), (), False)
     return sorted(set(found))
 
 
