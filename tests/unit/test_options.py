@@ -26,7 +26,7 @@ def test_defaults_are_those_of_the_original() -> None:
 def test_a_value_out_of_range_is_named(name: str) -> None:
     """A number that makes no sense is refused with the option's name."""
     with pytest.raises(ConfigurationError, match=f"HubOptions.{name} must be greater than 0"):
-        HubOptions(**{name: 0})
+        HubOptions(**{name: 0})  # type: ignore[arg-type]  # mypy cannot know which option it is
 
 
 def test_no_size_limit_is_allowed() -> None:

@@ -173,7 +173,7 @@ class HubConnection:
         """Queue a message made once for many clients.
 
         A message that lacks this client's protocol is skipped: the client misses it, and that is logged. (The original
-        aborts every such client: design.md section 6.)
+        aborts every such client: docs/explanation/backplane.md.)
         """
         if self.closed:
             return

@@ -4,7 +4,7 @@ Writers append whole messages; `Cork` flushes every touched buffer once, behind 
 pending messages are the same objects in the same order share one joined batch, so a burst of broadcasts is joined and
 framed once for all its recipients. No task, no await and no lock per recipient.
 
-Source: design.md section 8, reading 2; docs/architecture.md, "Corked fan-out".
+Source: docs/architecture.md, "Corked fan-out".
 """
 
 from __future__ import annotations

@@ -37,6 +37,7 @@ class Recorder:
 
 
 def make(cork: Cork, *, limit: int = 100) -> tuple[OutboundBuffer, Recorder, list[str]]:
+    """A buffer, what its transport was given, and its overflows."""
     overflows: list[str] = []
     buffer = OutboundBuffer(cork, limit, lambda: overflows.append("overflow"))
     recorder = Recorder()

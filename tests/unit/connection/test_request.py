@@ -8,6 +8,7 @@ from hubplane.connection.request import ConnectionRequest
 
 
 def make(**scope: object) -> ConnectionRequest:
+    """A request with this scope."""
     return ConnectionRequest({"path": "/chat", "headers": [], **scope})
 
 
