@@ -58,8 +58,10 @@ def float_text(value: float) -> str:
     """
     if not math.isfinite(value):
         raise ValueError(f"{value!r} cannot be written as JSON.")
-    if value.is_integer() and -1e17 < value < 1e17:
+    if value.is_integer() and -1e16 < value < 1e16:
         return f"{value:.0f}"
+    if 1e16 <= abs(value) < 1e17:
+        return format(Decimal(repr(value)), "f")  # the shortest digits, then a zero, not the exact last ones
     return repr(value).upper()
 
 

@@ -264,11 +264,12 @@ _FORMAT = reading.ValueFormat(
         inspect.TimeDeltaType: _number_leaf(timedelta_from_ticks),
         inspect.BytesType: _bytes_leaf,
         inspect.ByteArrayType: _bytes_leaf,
-        inspect.AnyType: _free_leaf,  # also for .NET's last moment, which msgspec rounds into year 10000
+        # Also for .NET's last moment, which msgspec rounds into the year 10000.
+        inspect.AnyType: _free_leaf,
+        inspect.CustomType: _free_leaf,
     },
     plain_leaves={
         inspect.StrType: _free_leaf,
-        inspect.CustomType: _free_leaf,
     },
     ready_made=(datetime, date, time, timedelta, bytes, bytearray),
     misread=frozenset((inspect.EnumType,)),

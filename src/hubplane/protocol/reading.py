@@ -72,7 +72,7 @@ def argument_decoder(form: ValueFormat, types: Sequence[object]) -> ArgumentDeco
     Raises:
         TypeError: A type cannot be read from a client.
     """
-    wanted = tuple(types)
+    wanted = tuple(map(_free, types))
     reader = _Reader(form, GenericAlias(tuple, wanted))
     read = reader.read
 
@@ -94,7 +94,7 @@ def value_decoder(form: ValueFormat, type_: object) -> ValueDecoder:
     Raises:
         TypeError: The type cannot be read from a client.
     """
-    reader = _Reader(form, type_)
+    reader = _Reader(form, _free(type_))
     read = reader.read
 
     def bind(raw: Raw) -> object:
@@ -122,6 +122,10 @@ def kinds_of(info: inspect.Type) -> set[type[inspect.Type]]:
             _check_custom(node.cls)
         waiting.extend(_children(node))
     return set(map(type, seen.values()))
+
+
+def _free(type_: object) -> object:
+    return Any if type_ is object else type_
 
 
 def _children(node: Any) -> Iterable[inspect.Type]:
