@@ -135,15 +135,21 @@ class HubDispatcher:
         Everything else goes to `handle`. Arguments are bound here, so that a call that does not fit is answered
         without waiting for a slot; asking again is cheap.
         """
+        arguments = message.arguments
+        if type(arguments) is not Raw:
+            return True  # asked before: only what takes a slot is bound here
         site = self._sites.get(connection)
         if site is None:
             return False
         binding = site.table.get(message.target) or self._find(site, message.target)
-        if binding is None or not binding.method.is_plain or message.stream_ids:
+        if binding is None or not binding.method.is_plain or message.stream_ids or message.binding_error is not None:
             return False
-        if message.binding_error is not None:
+        try:
+            message.arguments = binding.decode(arguments)
+        except Exception as error:  # noqa: BLE001 - logged in _binding_failed unless it is a BindingError
+            self._binding_failed(site, binding, message, error)
             return False
-        return type(message.arguments) is not Raw or self._bind(site, binding, message)
+        return True
 
     def invoke(
         self, connection: HubConnection, invocation: Invocation, release_slot: ReleaseSlot | None = None
@@ -163,7 +169,7 @@ class HubDispatcher:
         if site is None:
             return _nothing()
         binding = site.table.get(invocation.target) or self._find(site, invocation.target)
-        if binding is None or not self._is_bound(site, binding, invocation):
+        if binding is None or (type(invocation.arguments) is Raw and not self._bind(site, binding, invocation)):
             self._answers.refused(site, invocation, None if binding is None else binding.method)
             return _nothing()
         return self._call(site, binding.method, invocation, release_slot)
@@ -196,7 +202,8 @@ class HubDispatcher:
             self._answers.threw(site, method, invocation_id, error)
             return
         finally:
-            if release_slot is not None:
+            call.release_slot = None
+            if call.take_back is not None:
                 call.ended()
         connection = site.connection
         if invocation_id is None or connection.closed:
@@ -239,7 +246,7 @@ class HubDispatcher:
 
     def _start(self, site: CallSite, message: Invocation | StreamInvocation) -> None:
         binding = site.table.get(message.target) or self._find(site, message.target)
-        if binding is None or not self._is_bound(site, binding, message):
+        if binding is None or not self._bind(site, binding, message):
             self._answers.refused(site, message, None if binding is None else binding.method)
         else:
             self._background.start(site, binding, message)
@@ -251,25 +258,29 @@ class HubDispatcher:
         method = self._methods.find(target)
         return None if method is None else site.table[method.name]
 
-    def _is_bound(self, site: CallSite, binding: MethodBinding, message: Invocation | StreamInvocation) -> bool:
-        if message.binding_error is not None:
-            return False
-        return type(message.arguments) is not Raw or self._bind(site, binding, message)
-
     def _bind(self, site: CallSite, binding: MethodBinding, message: Invocation | StreamInvocation) -> bool:
         """Replace the encoded arguments of `message` by objects; False when its `binding_error` is set instead."""
-        try:
-            message.arguments = binding.decode(cast("Raw", message.arguments))
-        except BindingError as error:
-            message.binding_error = error.detail
-        except Exception:  # types are built by the application's code too
-            logger.exception(
-                "The arguments of '%s' could not be bound.",
-                binding.method.name,
-                extra={"connection_id": site.connection.connection_id},
-            )
-            message.binding_error = BINDING_FAILED
+        if message.binding_error is None:
+            try:
+                message.arguments = binding.decode(cast("Raw", message.arguments))
+            except Exception as error:  # noqa: BLE001 - logged in _binding_failed unless it is a BindingError
+                self._binding_failed(site, binding, message, error)
         return message.binding_error is None
+
+    def _binding_failed(
+        self, site: CallSite, binding: MethodBinding, message: Invocation | StreamInvocation, error: Exception
+    ) -> None:
+        if isinstance(error, BindingError):
+            message.binding_error = error.detail
+            return
+        # Arguments are of the application's types, whose code may raise anything.
+        logger.error(
+            "The arguments of '%s' could not be bound.",
+            binding.method.name,
+            exc_info=error,
+            extra={"connection_id": site.connection.connection_id},
+        )
+        message.binding_error = BINDING_FAILED
 
 
 async def _nothing() -> None:
