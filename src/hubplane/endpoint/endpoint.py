@@ -179,6 +179,7 @@ class HubEndpoint:
         """
         self._stopping = False
         self._supervisor.open()
+        self.context.open()
         async with self.lifetime.run():
             try:
                 yield
