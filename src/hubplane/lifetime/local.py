@@ -126,13 +126,11 @@ class LocalHubLifetimeManager:
         invocation_id = self._ids.invocation_id()
         payload = connection.protocol.encode(Invocation(target, arguments, invocation_id))
         try:
-            async with asyncio.timeout(timeout) as limit:
+            async with asyncio.timeout(timeout):
                 return await self._results.ask_local(
                     invocation_id, connection, result_type, lambda: connection.write(payload)
                 )
         except TimeoutError:
-            if not limit.expired():
-                raise
             raise ClientResultError(f"Connection '{connection_id}' did not answer within {timeout:g} s.") from None
 
     def set_connection_result(self, connection: HubConnection, completion: Completion) -> bool:

@@ -128,15 +128,14 @@ class Membership:
 
     def _release(self, group: str) -> asyncio.Future[None] | None:
         channel = self._channels.group(group)
-        if self._groups.pop(channel, None) is not None:
-            self._routes.discard((channel,))
+        self._groups.pop(channel, None)
+        self._routes.discard((channel,))
         return self._interest.release(channel)
 
     def _refused(self, channel: str) -> None:
-        group = self._groups.pop(channel, None)
-        if group is not None:
-            self._table.drop_group(group)
-            self._routes.discard((channel,))
+        # Without a subscription there has been no member, so whoever is one has joined in vain.
+        self._table.drop_group(self._groups.pop(channel))
+        self._routes.discard((channel,))
 
     # -- to other nodes -----------------------------------------------------------------------------------------
 

@@ -140,8 +140,8 @@ class ClientResults:
             return
 
         def gone() -> None:
-            if self._errands.pop(invocation_id, None) is not None:
-                forward(connection, Completion(invocation_id, error=_DISCONNECTED))
+            self._errands.pop(invocation_id, None)
+            forward(connection, Completion(invocation_id, error=_DISCONNECTED))
 
         self._errands[invocation_id] = _Errand(connection, forward, gone)
         connection.on_abort(gone)

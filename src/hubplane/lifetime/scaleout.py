@@ -38,9 +38,6 @@ __all__ = ["ScaleoutHubLifetimeManager"]
 
 logger = logging.getLogger(__name__)
 
-# Seconds that starting and stopping wait for the broker's word at most.
-_PATIENCE = 1.0
-
 
 class ScaleoutHubLifetimeManager:
     """Knows the connections of one hub on this node, and reaches those of all other nodes.
@@ -54,6 +51,7 @@ class ScaleoutHubLifetimeManager:
         clock: Where time comes from.
         ids: Where node name and invocation ids come from.
         ack_timeout: Seconds that a group command waits for another node.
+        patience: Seconds that starting, and each of the two steps of stopping, wait for the broker's word at most.
     """
 
     def __init__(
@@ -66,6 +64,7 @@ class ScaleoutHubLifetimeManager:
         clock: Clock,
         ids: IdSource,
         ack_timeout: float = 30.0,
+        patience: float = 1.0,
     ) -> None:
         self.hub_name = hub_name
         self.channels = HubChannels(hub_name, ids.node_name())
@@ -77,6 +76,7 @@ class ScaleoutHubLifetimeManager:
             self._table, self._line, clock=clock, ack_timeout=ack_timeout, deliver=self._on_group
         )
         self._questions = Questions(self._table, self._line, protocols=self._protocols, ids=ids)
+        self._patience = patience
         self._serving = False
         # Connections and users that have left, and whose channels are still subscribed.
         self._left: list[tuple[str, str | None]] = []
@@ -87,8 +87,8 @@ class ScaleoutHubLifetimeManager:
     def run(self) -> AbstractAsyncContextManager[None]:
         """Serve while inside.
 
-        Entering waits at most a second for the broker to confirm the hub's own channels, and not at all when it is
-        away. Leaving takes at most two seconds more than the connections of this node do.
+        Entering waits for the broker to confirm the hub's own channels, for `patience` at most, and not at all when it
+        is away; they are reconciled later.
 
         Raises:
             ConfigurationError: Another hub of this process has the same name.
@@ -123,7 +123,7 @@ class ScaleoutHubLifetimeManager:
             subscribed = self._subscribed(own)
             routes.discard(subscribed)
             routes.forget(self._questions)
-            await self._supervisor.close(grace=_PATIENCE)
+            await self._supervisor.close(grace=self._patience)
             await self._unsubscribe(subscribed)
 
     async def _subscribe_own(self, own: Collection[str]) -> None:
@@ -131,7 +131,7 @@ class ScaleoutHubLifetimeManager:
             redis_log.subscribing(channel)
         backplane = self._line.backplane
         subscribing = self._supervisor.start(backplane.subscribe(tuple(own), keep=True), "subscribe own channels")
-        await asyncio.wait((subscribing,), timeout=_PATIENCE)
+        await asyncio.wait((subscribing,), timeout=self._patience)
         if subscribing.done() and backplane.is_connected:
             self._line.routes.reached()
 
@@ -147,10 +147,10 @@ class ScaleoutHubLifetimeManager:
         for channel in channels:
             redis_log.unsubscribe(channel)
         try:
-            async with asyncio.timeout(_PATIENCE):
+            async with asyncio.timeout(self._patience):
                 await self._line.backplane.unsubscribe(channels)
         except TimeoutError:
-            logger.debug("The broker did not confirm within %s s that %s leaves.", _PATIENCE, self.hub_name)
+            logger.debug("The broker did not confirm within %s s that %s leaves.", self._patience, self.hub_name)
 
     def tick(self, now: float) -> None:
         """Once a second: end what has waited too long for other nodes."""

@@ -96,10 +96,6 @@ class ConnectionTable:
         """Whether a user has a local connection."""
         return user in self._users
 
-    def groups(self) -> list[str]:
-        """The groups with a local member."""
-        return list(self._groups)
-
     def users(self) -> list[str]:
         """The users with a local connection."""
         return list(self._users)

@@ -228,6 +228,10 @@ class RecordingBackplane:
         """Return when there were so many publications."""
         await self._until(lambda: len(self.published) >= count)
 
+    async def confirmed_count(self, count: int) -> None:
+        """Return when so many subscriptions and unsubscriptions were confirmed."""
+        await self._until(lambda: len(self.commands) >= count)
+
     async def counted_count(self, count: int) -> None:
         """Return when subscribers were counted so often."""
         await self._until(lambda: len(self.counted) >= count)
@@ -278,6 +282,7 @@ class RecordingBackplane:
         for channel in channels:
             self.subscribed.add(channel)
             self.commands.append(("subscribe", channel))
+        self._asked.set()
 
     async def unsubscribe(self, channels: Collection[str]) -> None:
         """Confirm."""
@@ -285,6 +290,7 @@ class RecordingBackplane:
         for channel in channels:
             self.subscribed.discard(channel)
             self.commands.append(("unsubscribe", channel))
+        self._asked.set()
 
     def publish(self, channel: str, payload: bytes) -> Awaitable[int | None]:
         """Remember, and confirm or refuse as told."""
