@@ -135,6 +135,53 @@ def test_demo_takes_a_redis_of_the_user(modules: None, driver: JsDriver, redis: 
         assert process.stop(signal.SIGINT) == 0
 
 
+def run_with_npm(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """A demo on a machine whose npm is a shell script, with an empty cache; it ends before anything starts."""
+    npm = folder / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(f"#!/bin/sh\n{script}\n")
+    npm.chmod(0o755)
+    path = f"{npm.parent}:/usr/bin:/bin"
+    return subprocess.run(
+        # The port is refused once the client is there, so nothing is started.
+        hubplane_command("demo", "--port", "1", "--host", "203.0.113.1"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PATH": path, "XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder)},
+    )
+
+
+def test_client_that_cannot_be_fetched_is_a_clear_error(tmp_path: Path) -> None:
+    """Without a way to the npm registry the demo says what npm said and what to do, and leaves nothing half done."""
+    done = run_with_npm(tmp_path, "echo 'npm error code ENOTFOUND' >&2; exit 1")
+    assert done.returncode == 1
+    assert "npm could not install Microsoft's client" in done.stderr
+    assert "npm error code ENOTFOUND" in done.stderr
+    assert "hubplane demo --node-modules FOLDER" in done.stderr
+    assert list((tmp_path / "cache" / "hubplane").iterdir()) == []
+
+
+def test_client_is_fetched_once(tmp_path: Path) -> None:
+    """The client is installed as the lock file says, and the next run finds it."""
+    script = """
+        echo "$@" >> "$HOME/calls"
+        test "$1" = ci && grep -q '"lockfileVersion": 3' package-lock.json || exit 1
+        mkdir -p node_modules/@microsoft/signalr/dist/browser
+        touch node_modules/@microsoft/signalr/dist/browser/signalr.min.js
+    """
+    first = run_with_npm(tmp_path, script)
+    assert "Fetching Microsoft's JavaScript client from npm, this once" in first.stdout
+    assert "203.0.113.1" in first.stderr
+    (tmp_path / "bin" / "npm").unlink()
+    (tmp_path / "bin").rmdir()
+    second = run_with_npm(tmp_path, "exit 1")
+    assert "Fetching" not in second.stdout
+    assert second.stderr == first.stderr
+    assert (tmp_path / "calls").read_text().count("ci --ignore-scripts") == 1
+
+
 def test_busy_port_is_a_clear_error(modules: None) -> None:
     """A port that is in use is one sentence and status 1, and nothing was started."""
     with start() as first:

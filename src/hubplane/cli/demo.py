@@ -23,6 +23,7 @@ __all__ = ["demo"]
 
 _FIRST_PORT = 5080
 _TRIES = 20
+_OUTAGE_SECONDS = 5
 
 
 @click.command()
@@ -148,13 +149,13 @@ class _Demo:
                         client=str(self._client),
                         broker=self._embedded.name if self._embedded else "Your Redis",
                         outage_descriptor=writer if self._embedded else None,
+                        outage_seconds=_OUTAGE_SECONDS,
                     ).to_environment(),
                 },
                 descriptors=(writer,),
             )
             for node, listener in zip(nodes, self._listeners, strict=True)
         ]
-        self._seconds = DemoSettings.outage_seconds
         fleet = Fleet(plans, on_ready=self._announce, on_tick=self._tick, clock=self._clock)
         fleet.watch(reader, lambda: self._begin_outage(reader))
         try:
@@ -179,7 +180,7 @@ class _Demo:
         os.read(reader, 64)
         if self._embedded is not None and self._back_at is None:
             self._embedded.stop()
-            self._back_at = self._clock.monotonic() + self._seconds
+            self._back_at = self._clock.monotonic() + _OUTAGE_SECONDS
 
     def _tick(self) -> None:
         if self._embedded is None:

@@ -18,6 +18,7 @@ CLIENT_FILE = Path("@microsoft") / "signalr" / "dist" / "browser" / "signalr.min
 
 _SOURCE = Path(__file__).parent / "client"
 _INSTALL_SECONDS = 180.0
+_LINES = 6
 
 
 def _cache() -> Path:
@@ -71,14 +72,17 @@ def _find_npm() -> list[str]:
 
 def _run_npm(npm: list[str], folder: str) -> None:
     command = [*npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-update-notifier", "--loglevel=error"]
+    # A person waits for it: two tries are enough to find out that there is no network.
+    command += ["--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=30000"]
     try:
         done = subprocess.run(  # noqa: S603 - npm, in a folder of ours
             command, cwd=folder, capture_output=True, text=True, timeout=_INSTALL_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ConfigurationError(_failed(str(error))) from error
+        raise ConfigurationError(_failed(f"  {error}")) from error
     if done.returncode != 0:
-        raise ConfigurationError(_failed(done.stderr.strip() or done.stdout.strip()))
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise ConfigurationError(_failed("\n".join(f"  {line}" for line in said[:_LINES])))
 
 
 def _failed(why: str) -> str:

@@ -37,8 +37,8 @@ class DemoSettings(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     nodes: tuple[DemoNode, ...]
     client: str
     broker: str
-    outage_descriptor: int | None = None
-    outage_seconds: int = 5
+    outage_descriptor: int | None
+    outage_seconds: int
 
     def to_environment(self) -> dict[str, str]:
         """The variable to start the node with."""

@@ -5,6 +5,7 @@ const PROTOCOLS = ["JSON", "MessagePack"];
 const LETTERS = ["a", "b"];
 const TYPING_MS = 2500;
 const PATIENCE_MS = 300;
+const MISSED_MS = 3000;
 const KEPT_MESSAGES = 200;
 const KEPT_EVENTS = 6;
 
@@ -69,7 +70,7 @@ class Pane {
     this.who = this.form.elements.who;
     this.text = this.form.elements.text;
     this.who.value = NAMES[(index * 5 + Math.floor(Math.random() * 5)) % NAMES.length];
-    this.text.placeholder = `Say something on ${node.name}…`;
+    this.text.placeholder = "Say something…";
     this.log.append(byId("empty").content.cloneNode(true));
     this.log.querySelector("button").addEventListener("click", () => this.send(`Hello from ${node.name}!`));
     this.form.addEventListener("submit", (event) => {
@@ -136,6 +137,7 @@ class Pane {
     const id = newId();
     const user = this.who.value.trim() || "Somebody";
     const origin = { at: performance.now(), pane: this, read: 0 };
+    this.saidTyping = undefined;
     sent.set(id, origin);
     const patience = setTimeout(() => { origin.pending = this.showPending(user, text); }, PATIENCE_MS);
     try {
@@ -155,6 +157,7 @@ class Pane {
     const own = origin?.pane === this;
     const took = origin && !own ? performance.now() - origin.at : undefined;
     if (origin && (origin.read += 1) === panes.length) sent.delete(message.id);
+    else if (own) setTimeout(() => sent.delete(message.id) && noteMiss(this), MISSED_MS);
     this.typing.textContent = "";
     this.show(message, own, took);
     if (took !== undefined) arrived(origin.pane, this, took);
@@ -214,6 +217,11 @@ class Pane {
     clearTimeout(this.typingTimer);
     this.typingTimer = setTimeout(() => { this.typing.textContent = ""; }, TYPING_MS);
   }
+}
+
+// Redis keeps nothing for a node that is still reconnecting; what was published a moment earlier is lost to it.
+function noteMiss(from) {
+  tell(`${panes[1 - from.index].node.name} was not back yet and missed a message`, "bad");
 }
 
 function arrived(from, to, took) {
