@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from codecs import getincrementaldecoder
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 
 import pytest
@@ -15,6 +17,7 @@ from websockets.server import ServerProtocol
 from websockets.speedups import apply_mask
 
 from hubplane.connection.transport import OutboundBatch
+from hubplane.server import frames
 from hubplane.server.frames import FrameReader, binary_frame, close_frame, pong_frame, text_frame
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -227,6 +230,18 @@ def test_control_frames() -> None:
     """Close frames carry their code and no reason; a Pong carries the payload of its Ping."""
     assert close_frame(1011) == b"\x88\x02\x03\xf3"
     assert pong_frame(b"abc") == b"\x8a\x03abc"
+
+
+def test_without_compiled_unmasking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the library has no compiled part, frames are unmasked all the same."""
+    monkeypatch.setitem(sys.modules, "websockets.speedups", None)
+    spec = spec_from_file_location("frames_without_speedups", frames.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.apply_mask is not apply_mask
+    assert module.FrameReader().feed(frame(TEXT, b"hello") + frame(BINARY, b"\x00" * 200)) == b"hello" + b"\x00" * 200
 
 
 # -- against a second implementation: the sans-I/O core of websockets ------------------------------------------------
