@@ -305,8 +305,9 @@ async def test_wrong_client_answers() -> None:
             await node.manager.on_connected(each.connection)
         node.deliver(question["channel"], unhex(question["payload_hex"]))
         invocation_id = entry["volatile"]["invocation_id"]
-        with pytest.raises(RemoteProtocolError, match="is not valid for invocation ID"):
-            node.manager.set_connection_result(other.connection, Completion(invocation_id, result=13))
+        assert not node.manager.set_connection_result(other.connection, Completion(invocation_id, result=13))
+        assert isinstance(other.connection.error, RemoteProtocolError)
+        assert other.connection.allow_reconnect
         for data in entry["client_sent"]:
             client.send_raw(unhex(data))
     assert node.backplane.published == [(answer["channel"], unhex(answer["payload_hex"]))]

@@ -92,8 +92,7 @@ class HubLifetimeManager(Protocol):
     def set_connection_result(self, connection: HubConnection, completion: Completion) -> bool:
         """A client answered; False when nobody waits for it.
 
-        Raises:
-            RemoteProtocolError: Another client was asked; the one that answered has broken the protocol.
+        A client that answers a question put to another one has broken the protocol: its connection ends.
         """
         ...
 

@@ -151,13 +151,13 @@ class ClientResults:
     def answer(self, connection: HubConnection, completion: Completion) -> bool:
         """A client of this node answered; False when nobody waits for it.
 
-        Raises:
-            RemoteProtocolError: Another client was asked.
+        A client that answers a question put to another one has broken the protocol: its connection ends.
         """
         invocation_id = completion.invocation_id
         errand = self._errands.get(invocation_id)
         if errand is not None:
-            _check_sender(errand.connection, connection, invocation_id)
+            if errand.connection is not connection:
+                return _expel(connection, invocation_id)
             del self._errands[invocation_id]
             connection.remove_on_abort(errand.on_abort)
             errand.forward(connection, completion)
@@ -165,7 +165,8 @@ class ClientResults:
         call = self._calls.get(invocation_id)
         if call is None or call.connection is None:
             return False
-        _check_sender(call.connection, connection, invocation_id)
+        if call.connection is not connection:
+            return _expel(connection, invocation_id)
         _resolve(call, completion, connection.protocol)
         return True
 
@@ -221,12 +222,13 @@ class ClientResults:
             errand.connection.remove_on_abort(errand.on_abort)
 
 
-def _check_sender(asked: HubConnection, sender: HubConnection, invocation_id: str) -> None:
-    if sender is not asked:
-        raise RemoteProtocolError(
-            f"Connection ID '{sender.connection_id}' is not valid for invocation ID '{invocation_id}'.",
-            error_type="InvalidOperationException",
-        )
+def _expel(sender: HubConnection, invocation_id: str) -> bool:
+    fault = RemoteProtocolError(
+        f"Connection ID '{sender.connection_id}' is not valid for invocation ID '{invocation_id}'.",
+        error_type="InvalidOperationException",
+    )
+    sender.end(fault, allow_reconnect=True)
+    return False
 
 
 def _fail(future: asyncio.Future[object], error: HubplaneError) -> None:

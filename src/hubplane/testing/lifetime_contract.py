@@ -227,10 +227,12 @@ class LifetimeContract:
             wrong = await self.connect(manager, "c2", protocol)
             async with self.asking(manager, "c1") as call:
                 invocation_id = await self.question(asked)
-                with pytest.raises(RemoteProtocolError) as caught:
-                    manager.set_connection_result(wrong.connection, Completion(invocation_id, result=9))
-                assert str(caught.value) == f"Connection ID 'c2' is not valid for invocation ID '{invocation_id}'."
-                assert caught.value.error_type == "InvalidOperationException"
+                assert manager.set_connection_result(wrong.connection, Completion(invocation_id, result=9)) is False
+                fault = wrong.connection.error
+                assert isinstance(fault, RemoteProtocolError)
+                assert str(fault) == f"Connection ID 'c2' is not valid for invocation ID '{invocation_id}'."
+                assert fault.error_type == "InvalidOperationException"
+                assert (wrong.connection.ended, wrong.connection.allow_reconnect) == (True, True)
                 asked.send(Completion(invocation_id, result=10))
                 assert await call == 10
 

@@ -82,9 +82,11 @@ async def test_wrong_sender_of_an_errand() -> None:
     other = RecordedClient("c2", JSON)
     forward = Forwarder()
     results.run_errand("q", client.connection, forward)
-    with pytest.raises(RemoteProtocolError, match="Connection ID 'c2' is not valid for invocation ID 'q'"):
-        results.answer(other.connection, Completion("q"))
+    assert not results.answer(other.connection, Completion("q"))
+    assert isinstance(other.connection.error, RemoteProtocolError)
+    assert str(other.connection.error) == "Connection ID 'c2' is not valid for invocation ID 'q'."
     assert forward.forwarded == []
+    assert results.answer(client.connection, Completion("q"))
 
 
 async def test_answer_from_afar_for_a_local_call() -> None:
