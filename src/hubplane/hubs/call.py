@@ -79,7 +79,7 @@ class HubCall(msgspec.Struct, eq=False):
     Attributes:
         site: What the calls of this connection share.
         release_slot: Given by the runner for calls that hold a slot.
-        take_back: What `release_slot` returned.
+        take_back: What `release_slot` returned: to be called when the call has ended.
         results_allowed: False in `on_connected`, where the client cannot be asked for results (row B118).
     """
 
@@ -94,11 +94,3 @@ class HubCall(msgspec.Struct, eq=False):
         if release is not None:
             self.release_slot = None
             self.take_back = release()
-
-    def ended(self) -> None:
-        """The call is over: a slot that was handed back is taken again, and can no longer be handed back."""
-        self.release_slot = None
-        take_back = self.take_back
-        if take_back is not None:
-            self.take_back = None
-            take_back()

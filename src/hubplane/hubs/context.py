@@ -65,13 +65,13 @@ class HubCallerContext:
 
     @property
     def is_aborted(self) -> bool:
-        """Whether the connection has ended."""
-        return self._connection.ended
+        """Whether the connection has ended or its client is gone: nothing reaches it any more."""
+        return self._connection.closed
 
     async def wait_aborted(self) -> None:
-        """Return when the connection has ended, for whatever reason; cancellation just stops waiting."""
+        """Return when `is_aborted` has become true, for whatever reason; cancellation just stops waiting."""
         connection = self._connection
-        if connection.ended:
+        if connection.closed:
             return
         ended = asyncio.get_running_loop().create_future()
 

@@ -204,7 +204,7 @@ class HubDispatcher:
         finally:
             call.release_slot = None
             if call.take_back is not None:
-                call.ended()
+                call.take_back()
         connection = site.connection
         if invocation_id is None or connection.closed:
             return

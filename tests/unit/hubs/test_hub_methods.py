@@ -60,7 +60,7 @@ class Everything(Base):
 
     async def send_message(self, user: str, text: str) -> None: ...
 
-    def blocking(self) -> None: ...
+    def blocking(self): ...  # type: ignore[no-untyped-def]  # noqa: ANN201
 
     async def on_connected(self) -> None: ...
 
@@ -342,6 +342,27 @@ def test_a_signature_that_cannot_be_served_is_refused(hub_type: type, text: str)
     """What clients could not call is refused at registration; the text names method and parameter."""
     with pytest.raises(ConfigurationError, match=text):
         methods_of(hub_type)
+
+
+def test_a_generic_method_is_refused() -> None:
+    """A method with type parameters of its own (Python 3.12 and later) is refused in .NET's words."""
+
+    async def pay(self: Hub) -> None: ...
+
+    pay.__type_params__ = (T,)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigurationError, match=GENERIC):
+        methods_of(type("Broken", (Hub,), {"pay": pay}))
+
+
+def test_annotations_that_are_evaluated_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where reading a signature evaluates annotations (Python 3.14), an unknown name is a configuration error too."""
+
+    def signature(function: object) -> None:
+        raise NameError("name 'Decimal' is not defined")
+
+    monkeypatch.setattr("hubplane.hubs.methods.inspect.signature", signature)
+    with pytest.raises(ConfigurationError, match=r"types of .*\.pay cannot be resolved: name 'Decimal'"):
+        methods_of(WithDefault)
 
 
 def test_an_unresolvable_result_type_does_not_matter() -> None:

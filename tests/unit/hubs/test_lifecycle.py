@@ -95,6 +95,7 @@ class Leaving(Hub):
         self.context.abort()
 
     async def wait_aborted(self) -> None:
+        EVENTS.append("waits")
         await self.context.wait_aborted()
         EVENTS.append("aborted")
         await self.context.wait_aborted()
@@ -139,7 +140,7 @@ async def test_wait_aborted(serve: Serve, until: Until) -> None:
     async with serve(Leaving) as server:
         client = await server.connect()
         client.notify("WaitAborted")
-        client.write({"type": 6})
+        await until(lambda: "waits" in EVENTS)
         await client.leave()
         await until(lambda: "still aborted" in EVENTS)
         assert EVENTS.index("aborted") < EVENTS.index("still aborted")
