@@ -149,7 +149,6 @@ async def test_a_context_outside_the_hub(serve: Serve) -> None:
         assert not hasattr(context.clients, "others")
 
 
-@pytest.mark.row("B115")
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
