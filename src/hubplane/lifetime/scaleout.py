@@ -114,7 +114,8 @@ class ScaleoutHubLifetimeManager:
         if endpoints := getattr(self._line.backplane, "endpoints", None):
             redis_log.connecting_to_endpoints([str(endpoint) for endpoint in endpoints], channels.node_name)
         try:
-            await self._subscribe_own(own)
+            subscribing = self._supervisor.start(self._subscribe_own(tuple(own)), "subscribe own channels")
+            await asyncio.wait((subscribing,), timeout=self._patience)
             yield
         finally:
             self._serving = False
@@ -130,9 +131,8 @@ class ScaleoutHubLifetimeManager:
         for channel in own:
             redis_log.subscribing(channel)
         backplane = self._line.backplane
-        subscribing = self._supervisor.start(backplane.subscribe(tuple(own), keep=True), "subscribe own channels")
-        await asyncio.wait((subscribing,), timeout=self._patience)
-        if subscribing.done() and backplane.is_connected:
+        await backplane.subscribe(own, keep=True)
+        if backplane.is_connected:
             self._line.routes.reached()
 
     def _subscribed(self, own: Collection[str]) -> list[str]:
