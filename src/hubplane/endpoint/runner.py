@@ -40,6 +40,9 @@ class ConnectionRunner:
         supervisor: Owner of the worker tasks.
         detailed_errors: Send exception types and texts to the client.
         user_id: Computes the user's identifier from the connection, once.
+
+    Attributes:
+        looking: See `CallGate`, which this is to the dispatcher.
     """
 
     __slots__ = (
@@ -50,11 +53,11 @@ class ConnectionRunner:
         "_handshake_waiter",
         "_idle",
         "_lifetime",
-        "_looking",
         "_slots",
         "_supervisor",
         "_user_id",
         "_workers",
+        "looking",
     )
 
     def __init__(
@@ -76,7 +79,7 @@ class ConnectionRunner:
         self._user_id = user_id
         self._slots = slots
         self._workers = 0
-        self._looking = False
+        self.looking = False
         self._idle: list[asyncio.Future[None]] = []
         self._handshake_waiter: asyncio.Future[None] | None = None
         self._context: contextvars.Context | None = None
@@ -211,8 +214,13 @@ class ConnectionRunner:
             self._workers += 1
             self._supervisor.start(self._work(), "hub methods", context=self._context)
 
+    def look_behind(self) -> None:
+        """What stands behind a call and needs no slot is handled as soon as the call waits."""
+        self.looking = True
+        asyncio.get_running_loop().call_soon(self._look)
+
     def _look(self) -> None:
-        self._looking = False
+        self.looking = False
         if self._connection.inbox and not self._connection.ended:
             self._input()
 
@@ -248,21 +256,11 @@ class ConnectionRunner:
 
     async def _work(self) -> None:
         connection = self._connection
-        inbox = connection.inbox
-        invoke = self._dispatcher.invoke
         loop = asyncio.get_running_loop()
         try:
             while not connection.ended:
                 if self._at_head_of_line():
-                    message = inbox.popleft()
-                    if inbox and not self._looking:
-                        # What stands behind the call and needs no slot is handled as soon as the call waits.
-                        self._looking = True
-                        loop.call_soon(self._look)
-                    await invoke(connection, message, self.release_slot)  # type: ignore[arg-type]  # the head is an Invocation
-                    if connection.outbound.blocked:
-                        # A client that calls without reading its answers gets no further ones made.
-                        await connection.drain()
+                    await self._dispatcher.take_calls(connection, self)
                     if self._workers > self._slots:
                         return
                 elif not connection.ended:
@@ -271,6 +269,10 @@ class ConnectionRunner:
                     await waiter
         finally:
             self._workers -= 1
+
+    def has_surplus(self) -> bool:
+        """Whether there are more workers than slots, because a slot was handed back meanwhile."""
+        return self._workers > self._slots
 
     def release_slot(self) -> Callable[[], None]:
         """A running call waits for its client: let the next call start; the result takes the slot back in the end."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import copy_context
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
@@ -21,10 +21,32 @@ from hubplane.protocol.hub_protocol import ArgumentDecoder, ValueDecoder
 if TYPE_CHECKING:
     from hubplane.hubs.context import HubCallerContext
 
-__all__ = ["CallSite", "HubCall", "MethodBinding", "MethodTable", "ReleaseSlot"]
+__all__ = ["CallGate", "CallSite", "HubCall", "MethodBinding", "MethodTable", "ReleaseSlot"]
 
 ReleaseSlot: TypeAlias = Callable[[], Callable[[], None]]
 """Lets the next call of the connection start, and returns what takes the slot back when this call has ended."""
+
+
+class CallGate(Protocol):
+    """What the runner of a connection lets its calls do.
+
+    Attributes:
+        looking: `look_behind` was called and has not run yet.
+    """
+
+    looking: bool
+
+    def look_behind(self) -> None:
+        """Something stands behind a call that starts: see to it in the next turn of the loop."""
+        ...
+
+    def release_slot(self) -> Callable[[], None]:
+        """A running call waits for its client: let the next one start. What is returned ends that again."""
+        ...
+
+    def has_surplus(self) -> bool:
+        """Whether there are more workers than slots, because a slot was handed back meanwhile."""
+        ...
 
 
 class MethodBinding:
@@ -34,14 +56,20 @@ class MethodBinding:
         method: The method.
         decode: For its arguments.
         decode_items: For the items of its uploads, in order.
+        is_plain: Neither streams nor uploads: a call holds a slot.
+        is_direct: Nothing stands around the method: it may be called as it is.
     """
 
-    __slots__ = ("decode", "decode_items", "method")
+    __slots__ = ("decode", "decode_items", "is_direct", "is_plain", "method")
 
-    def __init__(self, method: HubMethod, decode: ArgumentDecoder, decode_items: Sequence[ValueDecoder]) -> None:
+    def __init__(
+        self, method: HubMethod, decode: ArgumentDecoder, decode_items: Sequence[ValueDecoder], *, is_direct: bool
+    ) -> None:
         self.method = method
         self.decode = decode
         self.decode_items = decode_items
+        self.is_plain = method.is_plain
+        self.is_direct = is_direct
 
 
 MethodTable: TypeAlias = Mapping[str, MethodBinding]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, cast  # Any: a coroutine's send and yield types do not matter to who awaits it
+from collections.abc import Callable, Sequence
+from typing import cast  # Any: a coroutine's send and yield types do not matter to who awaits it
 
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.errors import BindingError, ConfigurationError
 from hubplane.hubs.background import BackgroundCalls
-from hubplane.hubs.call import CallSite, HubCall, MethodBinding, MethodTable, ReleaseSlot
+from hubplane.hubs.call import CallGate, CallSite, HubCall, MethodBinding, MethodTable
 from hubplane.hubs.failures import Answers
 from hubplane.hubs.filters import AuthorizeHook, HubFilter
 from hubplane.hubs.hub import Hub
@@ -65,7 +65,6 @@ class HubDispatcher:
         "_answers",
         "_background",
         "_hub_factory",
-        "_is_direct",
         "_lifetime",
         "_methods",
         "_pipeline",
@@ -91,13 +90,15 @@ class HubDispatcher:
         self._lifetime = lifetime
         self._port = HubPort(lifetime)
         self._methods = HubMethods(hub_type, Hub)
-        self._tables = {protocol.name: _table(self._methods, protocol) for protocol in protocols}
         self._sites: dict[HubConnection, CallSite] = {}
         self._answers = Answers(detailed=options.enable_detailed_errors)
         self._pipeline = HubPipeline(hub_type, filters=filters, authorize=authorize, hub_factory=hub_factory)
         # Read for every call, so kept within reach.
         self._hub_factory = self._pipeline.hub_factory
-        self._is_direct = self._pipeline.is_direct
+        self._tables = {
+            protocol.name: _table(self._methods, protocol, is_direct=self._pipeline.is_direct)
+            for protocol in protocols
+        }
         self._background = BackgroundCalls(
             self._pipeline, self._answers, options=options, supervisor=supervisor, invoke=self._call
         )
@@ -151,61 +152,98 @@ class HubDispatcher:
             return False
         return True
 
-    def invoke(
-        self, connection: HubConnection, invocation: Invocation, release_slot: ReleaseSlot | None = None
-    ) -> Coroutine[Any, Any, None]:
-        """Run a plain call and write its completion; without an invocation id nothing is written.
+    # One long function: each call that it does not make is felt in calls per second (benchmarks/run.py, echo16).
+    async def take_calls(self, connection: HubConnection, gate: CallGate) -> None:  # noqa: C901, PLR0912, PLR0915
+        """Run the plain calls at the head of the inbox, one after another, and write their completions.
+
+        Returns when something else stands at the head, the connection has ended, or the gate has a worker too many.
+        One coroutine serves a whole run of calls, because making one for each would cost as much as a small method.
 
         Args:
             connection: The caller.
-            invocation: For which `needs_slot` was true.
-            release_slot: Called when the method begins to wait for a client, so that the next call may start; what it
-                returns is called when this call has ended.
+            gate: Whose slot this is.
 
         Raises:
-            CancelledError: The task was cancelled. Whatever the method raises is answered and logged here.
+            CancelledError: The task was cancelled. Whatever a method raises is answered and logged here.
         """
         site = self._sites.get(connection)
         if site is None:
-            return _nothing()
-        binding = site.table.get(invocation.target) or self._find(site, invocation.target)
-        if binding is None or (type(invocation.arguments) is Raw and not self._bind(site, binding, invocation)):
-            self._answers.refused(site, invocation, None if binding is None else binding.method)
-            return _nothing()
-        return self._call(site, binding.method, invocation, release_slot)
-
-    async def _call(
-        self,
-        site: CallSite,
-        method: HubMethod,
-        message: Invocation | StreamInvocation,
-        release_slot: ReleaseSlot | None = None,
-    ) -> None:
-        invocation_id = message.invocation_id
-        call = HubCall(site, release_slot)
-        try:
-            hub = self._hub_factory()
-            hub._hub_call = call  # noqa: SLF001 - HubPipeline.hub, without the call
-            if self._is_direct and method.is_async:
-                result = await method.function(hub, *message.arguments)
+            return
+        inbox = connection.inbox
+        outbound = connection.outbound
+        table = site.table
+        release_slot = gate.release_slot
+        while inbox and not connection.ended:
+            message = inbox[0]
+            if type(message) is not Invocation:
+                return
+            binding = table.get(message.target)
+            arguments = message.arguments
+            if binding is None or not binding.is_plain or type(arguments) is not Raw or message.stream_ids:
+                # An unusual spelling, arguments that are already bound, or no plain call at all.
+                if not self.needs_slot(connection, message):
+                    return
+                binding = table.get(message.target) or self._find(site, message.target)
+                if binding is None:
+                    return
+                arguments = message.arguments
             else:
-                result = await self._pipeline.run(hub, method, message)
-        except Refused as refusal:
-            self._answers.error(site, invocation_id, str(refusal))
-            return
-        except asyncio.CancelledError as error:
-            if is_being_cancelled():
-                raise
+                try:
+                    arguments = binding.decode(arguments)
+                except Exception:  # noqa: BLE001 - `needs_slot` will meet it again, and tell
+                    return
+                message.arguments = arguments
+            inbox.popleft()
+            if inbox and not gate.looking:
+                gate.look_behind()
+            method = binding.method
+            call = HubCall(site, release_slot)
+            invocation_id = message.invocation_id
+            try:
+                hub = self._hub_factory()
+                hub._hub_call = call  # noqa: SLF001 - HubPipeline.hub, without the call
+                if binding.is_direct:
+                    result = await method.function(hub, *arguments)
+                else:
+                    result = await self._pipeline.run(hub, method, message)
+            except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - logged and answered in _failed
+                self._failed(site, method, invocation_id, error)
+            else:
+                if invocation_id is not None and not connection.closed:
+                    try:
+                        payload = site.encode_result(invocation_id, result)
+                    except Exception as error:  # noqa: BLE001 - application types write themselves; logged there
+                        connection.write_failed(error)
+                    else:
+                        outbound.append(payload)
+            finally:
+                call.release_slot = None
+                if call.take_back is not None:
+                    call.take_back()
+            if outbound.blocked:
+                # A client that calls without reading its answers gets no further ones made.
+                await connection.drain()
+            if gate.has_surplus():
+                return
+
+    def _failed(self, site: CallSite, method: HubMethod, invocation_id: str | None, error: BaseException) -> None:
+        """Answer a call whose method raised; a cancellation goes on when it is meant for this task."""
+        if isinstance(error, Refused):
+            self._answers.error(site, invocation_id, str(error))
+        elif isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+            raise error
+        else:
             self._answers.threw(site, method, invocation_id, error)
-            return
-        except Exception as error:  # noqa: BLE001 - the boundary to the application's code; logged in Answers
-            self._answers.threw(site, method, invocation_id, error)
-            return
-        finally:
-            call.release_slot = None
-            if call.take_back is not None:
-                call.take_back()
+
+    async def _call(self, site: CallSite, method: HubMethod, message: Invocation | StreamInvocation) -> None:
+        """Run a call that holds no slot, because it takes uploads."""
         connection = site.connection
+        invocation_id = message.invocation_id
+        try:
+            result = await self._pipeline.run(self._pipeline.hub(HubCall(site)), method, message)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - logged and answered in _failed
+            self._failed(site, method, invocation_id, error)
+            return
         if invocation_id is None or connection.closed:
             return
         try:
@@ -283,11 +321,7 @@ class HubDispatcher:
         message.binding_error = BINDING_FAILED
 
 
-async def _nothing() -> None:
-    """What there is to await when the answer has been given."""
-
-
-def _table(methods: HubMethods, protocol: HubProtocol) -> MethodTable:
+def _table(methods: HubMethods, protocol: HubProtocol, *, is_direct: bool) -> MethodTable:
     bindings: dict[HubMethod, MethodBinding] = {}
     for method in methods:
         try:
@@ -295,6 +329,7 @@ def _table(methods: HubMethods, protocol: HubProtocol) -> MethodTable:
                 method,
                 protocol.argument_decoder(method.parameter_types),
                 [protocol.value_decoder(upload.item_type) for upload in method.uploads],
+                is_direct=is_direct and method.is_plain and method.is_async,
             )
         except (TypeError, ValueError) as error:
             raise ConfigurationError(

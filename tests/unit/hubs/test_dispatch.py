@@ -286,6 +286,21 @@ async def test_plain_functions_run_in_a_worker_thread(serve: Serve) -> None:
         assert (await client.invoke("ThreadAwaits"))["result"] == "awaited"
 
 
+class OneSlot:
+    """A gate that never has anything to say."""
+
+    looking = True
+
+    def look_behind(self) -> None:
+        raise AssertionError("somebody looks already")
+
+    def release_slot(self) -> Callable[[], None]:
+        raise AssertionError("nothing asks a client here")
+
+    def has_surplus(self) -> bool:
+        return False
+
+
 async def test_a_cancelled_call_ends_without_an_answer(serve: Serve) -> None:
     """Cancelling the task that runs a call cancels the method, and nothing is answered."""
     entered = asyncio.Event()
@@ -297,8 +312,8 @@ async def test_a_cancelled_call_ends_without_an_answer(serve: Serve) -> None:
 
     async with serve(Waiting) as server:
         client = await server.connect()
-        invocation = Invocation("Wait", msgspec.Raw(b"[]"), "1")
-        work = asyncio.create_task(server.dispatcher.invoke(client.connection, invocation))
+        client.connection.inbox.append(Invocation("Wait", msgspec.Raw(b"[]"), "1"))
+        work = asyncio.create_task(server.dispatcher.take_calls(client.connection, OneSlot()))
         await entered.wait()
         work.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -314,19 +329,24 @@ async def test_an_unknown_connection_is_served_nothing(serve: Serve) -> None:
         invocation = Invocation("Echo", msgspec.Raw(b'["x"]'), "1")
         assert not server.dispatcher.needs_slot(client.connection, invocation)
         server.dispatcher.handle(client.connection, invocation)
-        await server.dispatcher.invoke(client.connection, invocation)
+        client.connection.inbox.append(invocation)
+        await server.dispatcher.take_calls(client.connection, OneSlot())
+        assert list(client.connection.inbox) == [invocation]
         await server.dispatcher.on_disconnected(client.connection, None)
 
 
-async def test_invoke_binds_by_itself(serve: Serve) -> None:
-    """`invoke` also takes calls that nobody asked `needs_slot` about, and refuses those that do not fit."""
+async def test_calls_are_bound_where_they_are_taken(serve: Serve) -> None:
+    """`take_calls` binds by itself, in any spelling, and leaves what does not fit at the head of the line."""
     async with serve(Calls) as server:
         client = await server.connect()
-        for arguments in (b'["x"]', b"[]"):
-            await server.dispatcher.invoke(client.connection, Invocation("echo", msgspec.Raw(arguments), "1"))
-        good, bad = await client.receive_many(2)
-        assert good["result"] == "x"
-        assert bad["error"] == "Failed to invoke 'Echo' due to an error on the server."
+        misfit = Invocation("Echo", msgspec.Raw(b"[]"), "3")
+        inbox = client.connection.inbox
+        inbox.extend(Invocation(name, msgspec.Raw(b'["x"]'), "1") for name in ("Echo", "E_C_H_O"))
+        inbox.append(misfit)
+        await server.dispatcher.take_calls(client.connection, OneSlot())
+        assert [message["result"] for message in await client.receive_many(2)] == ["x", "x"]
+        assert list(inbox) == [misfit]
+        inbox.clear()
 
 
 class Picky(msgspec.Struct):
