@@ -22,7 +22,10 @@ const connections = new Map();
 const streams = new Map();
 
 const tell = (event) => process.stdout.write(`${JSON.stringify(event, bytes)}\n`);
-const bytes = (_, value) => (value instanceof Uint8Array ? { $bytes: Buffer.from(value).toString("base64") } : value);
+const bytes = (_, value) => {
+  if (value instanceof Uint8Array) return { $bytes: Buffer.from(value).toString("base64") };
+  return value === undefined ? { $undefined: true } : value;
+};
 const fault = (error) => (error ? { type: error.name, message: error.message } : null);
 
 function build(command) {

@@ -72,7 +72,7 @@ def look(part: Callable[[str], str], tmp_path: Path) -> Iterator[Callable[..., d
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.row("B25", "S11", "S43")
+@pytest.mark.row("B25")
 def test_what_is_typed_in_one_pane_is_read_in_the_other(look: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
     """The page, in a browser: messages cross between the nodes, also after Redis was stopped, and nothing complains."""
     with start() as process:
