@@ -202,7 +202,7 @@ async def test_password_of_the_default_user() -> None:
     """A password without a user is the default user's, with RESP3 and with RESP2."""
     with RedisServer(password="p w") as server:
         for protocol in (2, 3):
-            node = RedisBackplane(replace(parse(server.url), protocol=protocol))  # type: ignore[arg-type]
+            node = RedisBackplane(replace(parse(server.url), protocol=protocol))
             async with node.run(RecordingSink()):
                 await node.subscribe(["room"])
                 assert await node.publish("room", b"x") == 1

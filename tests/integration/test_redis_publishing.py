@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,7 +24,7 @@ def server() -> Iterator[RedisServer]:
         yield server
 
 
-async def failures(waiting: list[Awaitable[int | None]]) -> list[str]:
+async def failures(waiting: Sequence[Awaitable[object]]) -> list[str]:
     """The errors of publishes that all fail."""
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(result, BackplaneUnavailableError) for result in results)

@@ -43,6 +43,10 @@ class RedisProtocolError(Exception):
 class RedisConnection(asyncio.Protocol):
     """One socket to Redis. Whoever uses it sets `drain`, which takes the replies, and writes whole commands.
 
+    Args:
+        endpoint: What it is connected to.
+        limit: Bytes that may come without a whole reply; above it the connection ends.
+
     Attributes:
         endpoint: What it is connected to.
         role: "master" or "replica" as the server said; empty where it did not.
@@ -52,8 +56,9 @@ class RedisConnection(asyncio.Protocol):
         trouble: Ends when the connection is lost, or when its owner calls `suspect`.
     """
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, *, limit: int = _UNREADABLE_LIMIT) -> None:
         self.endpoint = endpoint
+        self._limit = limit
         self.role = ""
         self.resp = 2
         self.heard = False
@@ -85,8 +90,8 @@ class RedisConnection(asyncio.Protocol):
             self.drain(self._gets)
             if reader.has_data():
                 self._unreadable += len(data)
-                if self._unreadable > _UNREADABLE_LIMIT:
-                    raise RedisProtocolError(f"More than {_UNREADABLE_LIMIT} bytes without a whole reply.")
+                if self._unreadable > self._limit:
+                    raise RedisProtocolError(f"More than {self._limit} bytes without a whole reply.")
             else:
                 self._unreadable = 0
         except (ProtocolError, RedisProtocolError) as error:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Protocol
 
 from hubplane.backplane.redis.connection import RedisConnection, open_connection
-from hubplane.backplane.redis.options import RedisOptions
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 from hubplane.supervisor import Supervisor
@@ -52,6 +52,7 @@ class Link:
         random: Jitter.
         supervisor: Owns the attempt that runs beside a silent connection.
         on_change: Called after every change of `is_up`, with the error when it went down.
+        connect: Opens a connection; a test has its own.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Link:
         random: Random,
         supervisor: Supervisor,
         on_change: Callable[[BackplaneUnavailableError | None], None],
+        connect: Callable[[Endpoint, RedisOptions], Awaitable[RedisConnection]] = open_connection,
     ) -> None:
         self._name = name
         self._user = user
@@ -72,6 +74,7 @@ class Link:
         self._random = random
         self._supervisor = supervisor
         self._on_change = on_change
+        self._connect = connect
         self._connection: RedisConnection | None = None
         self._suspected = False
         self._interval = options.liveness_interval or max(options.keep_alive, 0.0)
@@ -209,7 +212,7 @@ class Link:
         failure: BackplaneUnavailableError | None = None
         for address in addresses:
             try:
-                connection = await open_connection(address, self._options)
+                connection = await self._connect(address, self._options)
             except BackplaneUnavailableError as error:
                 failure = error
                 continue

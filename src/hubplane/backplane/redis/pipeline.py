@@ -1,6 +1,7 @@
 """`CommandPipeline`: commands in the order of calls, one write per turn of the event loop, replies in order.
 
-While there is no connection, commands wait, within limits. It neither opens connections nor reads a clock.
+When nothing is under way, the first command of a turn goes ahead of that write, so that Redis works meanwhile. While
+there is no connection, commands wait, within limits. It neither opens connections nor reads a clock.
 """
 
 from __future__ import annotations

@@ -46,10 +46,11 @@ class _Kind(Enum):
 class _Batch(Subscribe):
     """One command under way, and how many of its channels were answered."""
 
-    __slots__ = ("channels", "kind", "position")
+    __slots__ = ("channels", "kind", "position", "word")
 
     def __init__(self, kind: _Kind, channels: list[Channel]) -> None:
         self.kind = kind
+        self.word: bytes = kind.value
         self.channels = channels
         self.position = 0
 
@@ -300,7 +301,7 @@ class Subscriber:
             self._under_way.popleft()
         else:
             channel = batch.channels[batch.position]
-            if not isinstance(reply, list) or reply[:2] != [batch.kind.value, channel.wire]:
+            if not isinstance(reply, list) or len(reply) != 3 or reply[0] != batch.word or reply[1] != channel.wire:
                 raise RedisProtocolError(f"Redis answered {batch.kind.name} with {str(reply)[:80]!r}")
             batch.position += 1
             if batch.kind is _Kind.SUBSCRIBE:

@@ -40,7 +40,8 @@ class Channel:
         self.name = name
         self.wire = wire
         self.kept = False
-        self.tickets: list[Ticket] = []
+        # A tuple, because nearly all of many thousand channels have none.
+        self.tickets: tuple[Ticket, ...] = ()
         self.leaving: Leaving | None = None
         self.sent: Subscribe | None = None
         self.confirmed = False
@@ -119,7 +120,7 @@ class WantedChannels:
         ticket = Ticket(self._channels(names), deadline, keep=keep)
         for channel in ticket.channels:
             channel.kept = channel.kept or keep
-            channel.tickets.append(ticket)
+            channel.tickets += (ticket,)
             self._wanted(channel)
         if ticket.waiting:
             self.tickets[ticket] = None
@@ -135,7 +136,7 @@ class WantedChannels:
             if (channel := self.channels.get(name)) is None:
                 continue
             channel.kept = False
-            tickets, channel.tickets = channel.tickets, []
+            tickets, channel.tickets = channel.tickets, ()
             for ticket in tickets:
                 # Overtaken by this call; what it still waits for decides how it ends.
                 ticket.waiting.discard(channel)
@@ -154,14 +155,14 @@ class WantedChannels:
 
     def confirm(self, channel: Channel) -> None:
         """Redis confirmed a channel."""
-        for ticket in channel.tickets[:]:
+        for ticket in channel.tickets:
             ticket.waiting.discard(channel)
             if not ticket.waiting:
                 self.finish(ticket, None)
 
     def refuse(self, channel: Channel, error: BackplaneUnavailableError) -> None:
         """Redis refused a channel: the calls that wait for it end, and with them what only they wanted."""
-        for ticket in channel.tickets[:]:
+        for ticket in channel.tickets:
             self.finish(ticket, error)
         self._released(channel)
 
@@ -180,8 +181,7 @@ class WantedChannels:
         """End a call; on an error what only it wanted is wanted no more."""
         self.tickets.pop(ticket, None)
         for channel in ticket.channels:
-            if ticket in channel.tickets:
-                channel.tickets.remove(ticket)
+            channel.tickets = tuple(other for other in channel.tickets if other is not ticket)
             if error is None:
                 channel.kept = True
             else:

@@ -1,0 +1,80 @@
+"""`RedisOptions`: defaults, checks, and what it never shows."""
+
+from __future__ import annotations
+
+from typing import Any  # wrong values on purpose
+
+import pytest
+
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.errors import ConfigurationError
+
+
+def test_defaults_start_without_redis() -> None:
+    """By default Redis on this machine is used, and a node starts although it is away."""
+    options = RedisOptions()
+    assert [str(address) for address in options.addresses] == ["127.0.0.1:6379"]
+    assert options.abort_on_connect_fail is False
+    assert options.async_timeout == 5.0
+    assert options.backlog == "wait"
+
+
+def test_repr_shows_no_password() -> None:
+    """Neither password is in the repr."""
+    assert "secret" not in repr(RedisOptions(user="u", password="secret", sentinel_password="secret"))
+
+
+@pytest.mark.row("S48")
+@pytest.mark.parametrize(
+    ("options", "port"),
+    [(RedisOptions(), 6379), (RedisOptions(tls=True), 6380), (RedisOptions(tls=True, service_name="m"), 26379)],
+)
+def test_port_0_is_the_default_port(options: RedisOptions, port: int) -> None:
+    """An endpoint without a port gets 6379, 6380 with TLS, 26379 for Sentinels."""
+    assert [address.port for address in options.addresses] == [port]
+
+
+def test_given_ports_and_sockets_stay() -> None:
+    """A given port stays, and a unix socket has none."""
+    options = RedisOptions(endpoints=(Endpoint("a", 1), Endpoint(path="/b")), tls=True)
+    assert options.addresses == options.endpoints
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "text"),
+    [
+        (Endpoint("localhost", 6379), "localhost:6379"),
+        (Endpoint("localhost"), "localhost"),
+        (Endpoint("::1", 6379), "[::1]:6379"),
+        (Endpoint(path="/run/redis.sock"), "!/run/redis.sock"),
+    ],
+)
+def test_endpoint_as_text(endpoint: Endpoint, text: str) -> None:
+    """An endpoint reads as in a configuration string, IPv6 in brackets."""
+    assert str(endpoint) == text
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [
+        ({"endpoints": ()}, "endpoints"),
+        ({"connect_timeout": 0}, "connect_timeout"),
+        ({"async_timeout": -1.0}, "async_timeout"),
+        ({"retry_base": 0}, "retry_base"),
+        ({"backlog_bytes": 0}, "backlog_bytes"),
+        ({"backlog_messages": 0}, "backlog_messages"),
+        ({"liveness_interval": -1}, "liveness_interval"),
+        ({"protocol": 4}, "protocol"),
+        ({"backlog": "drop"}, "backlog"),
+    ],
+)
+def test_wrong_value_is_named(wrong: dict[str, Any], named: str) -> None:
+    """A value out of range is an error that names the option."""
+    with pytest.raises(ConfigurationError, match=f"RedisOptions.{named}"):
+        RedisOptions(**wrong)
+
+
+def test_commands_keep_their_names_unless_mapped() -> None:
+    """The command map renames, and an empty name means that the server has it not."""
+    options = RedisOptions(command_map={"PUBLISH": "tell", "CLIENT": ""})
+    assert [options.command(name) for name in ("PUBLISH", "CLIENT", "PING")] == ["tell", "", "PING"]
