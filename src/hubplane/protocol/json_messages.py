@@ -39,20 +39,27 @@ def read_message(body: bytes) -> HubMessage | None:
     if is_too_deep(body):
         raise RemoteProtocolError(BAD_JSON)
     found: dict[str, Any] = {}
-    repeated: list[Any] | None = None  # `arguments` that were bound, and then given again
+    arguments: list[Member] = []  # in the order in which ASP.NET Core binds them
     try:
         for member in members(body):
             check = _CHECKS.get(member.name)
-            if check is not None:
-                if member.name == "arguments" and "arguments" in found and "target" in found and repeated is None:
-                    repeated = found["arguments"].value
+            if check is None:
+                continue
+            if member.name != "arguments":
                 found[member.name] = check(member)
+            elif "target" in found:
+                arguments.insert(-1 if "arguments" in found else len(arguments), _array(member))
+            else:
+                # The method is not known yet: these are bound at the end.
+                arguments = [_array(member)]
+                found["arguments"] = True
     except RemoteProtocolError as fault:
         if fault.error_type == NOT_JSON:
             raise RemoteProtocolError(BAD_JSON) from fault
         raise
     except RecursionError:
         raise RemoteProtocolError(BAD_JSON) from None
+    found["arguments"] = Raw(arguments[-1].raw) if arguments else None
     kind = found.get("type")
     if kind is None:
         raise _missing("type")
@@ -60,12 +67,16 @@ def read_message(body: bytes) -> HubMessage | None:
     if maker is None:
         return None
     message = maker(found)
-    if isinstance(message, (Invocation, StreamInvocation)) and repeated is not None:
-        # ASP.NET Core binds each one as it comes: the first must fit as well as the last.
-        last = found["arguments"].value
-        if len(repeated) != len(last):
-            message.binding_error = f"Invocation provides {len(repeated)} argument(s) but target expects {len(last)}."
+    if isinstance(message, (Invocation, StreamInvocation)):
+        message.binding_error = _misfit(arguments)
     return message
+
+
+def _misfit(arguments: list[Member]) -> str | None:
+    """What is wrong with arguments given more than once: all must fit, so all must be of one length."""
+    lengths = [len(member.value) for member in arguments if isinstance(member.value, list)]
+    odd = next((length for length in lengths if length != lengths[-1]), None)
+    return None if odd is None else f"Invocation provides {odd} argument(s) but target expects {lengths[-1]}."
 
 
 # -- members ----------------------------------------------------------------------------------------------------
@@ -183,14 +194,14 @@ def _invocation_id(found: dict[str, Any]) -> str:
 
 def _invocation(found: dict[str, Any]) -> HubMessage:
     target = _required(found, "target")
-    arguments = Raw(_required(found, "arguments").raw)
+    arguments = _required(found, "arguments")
     invocation_id = found.get("invocationId") or None
     return Invocation(target, arguments, invocation_id, found.get("streamIds", ()), found.get("headers"))
 
 
 def _stream_invocation(found: dict[str, Any]) -> HubMessage:
     target = _required(found, "target")
-    arguments = Raw(_required(found, "arguments").raw)
+    arguments = _required(found, "arguments")
     return StreamInvocation(_invocation_id(found), target, arguments, found.get("streamIds", ()), found.get("headers"))
 
 

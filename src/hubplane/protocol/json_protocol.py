@@ -129,8 +129,9 @@ class JsonHubProtocol:
             )
         maker = _MAKERS.get(kind)
         if maker is None:
-            return None
-        return maker(envelope) or read_message(body)
+            return None if envelope.arguments is _ABSENT else read_message(body)
+        message = maker(envelope) if envelope.arguments is _ABSENT else None
+        return message or read_message(body)
 
     def encode(self, message: HubMessage) -> bytes:
         """Turn a message into JSON and a record separator.

@@ -24,6 +24,7 @@ MAX_DEPTH = 64
 
 _SPACE = re.compile(r"[ \t\r\n]*")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(code for code in range(256) if code not in b"[]{}")
 _LITERALS = {"t": "true", "f": "false", "n": "null"}
 _TOKENS = {dict: "Object", list: "Array", str: "String", int: "Number", float: "Number", type(None): "Null"}
@@ -79,9 +80,9 @@ def is_too_deep(body: bytes) -> bool:
     """Whether `body` is nested more than 64 levels deep, the message itself included."""
     if len(body) <= 2 * MAX_DEPTH or body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return False
-    brackets = _STRING.sub(b"", body).translate(None, _NO_BRACKETS)
+    brackets = _STRING.sub(b"", body).translate(_SQUARE, _NO_BRACKETS)
     for _ in range(MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")  # the innermost level
         if not brackets:
             return False
     return True
