@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -103,7 +104,9 @@ def test_demo_leaves_no_process_behind(modules: None, number: signal.Signals) ->
         addresses(process)
         children = family(process)
         assert len(children) == 3, "two nodes and the embedded server"
-        assert process.stop(number) == 0
+        # As a terminal does it: to the whole process group.
+        os.killpg(process.pid, number)
+        assert process.wait() == 0
         assert not any(alive(child) for child in children)
         assert process.line("nothing is left running", timeout=0)
         assert process.stderr == "", "an orderly end is no error"

@@ -177,6 +177,15 @@ def test_unix_socket_is_served_and_removed(folder: Path) -> None:
     assert not path.exists()
 
 
+def test_embedded_server_is_optional(folder: Path) -> None:
+    """With `--no-embedded`, or a Redis of the user's, no server is started beside the workers."""
+    for option in (["--no-embedded"], ["--redis", "127.0.0.1:1"]):
+        with serve(folder, "--port", "0", "--workers", "2", *option) as process:
+            assert "one fleet through your Redis" in process.line("hubplane serves")
+            assert len(family(process)) == 2
+            assert process.stop() == 0
+
+
 def test_factory_makes_the_application(folder: Path) -> None:
     """With `--factory` the name is a function that makes the application."""
     with serve(folder, "--port", "0", "--factory", app="plain:make") as process:

@@ -33,6 +33,7 @@ __all__ = ["serve"]
     "Also from HUBPLANE_REDIS, which keeps a password out of the process list. Without it, several workers share an "
     "embedded Valkey.",
 )
+@click.option("--no-embedded", is_flag=True, help="No embedded Valkey: the application names its Redis itself.")
 @click.option("--log-level", type=click.Choice(LEVELS), default="info", show_default=True, help="Least level to log.")
 @click.option("--factory", is_flag=True, help="APP is a function without arguments that makes the application.")
 @click.option("--app-dir", default=".", show_default=True, metavar="FOLDER", help="Folder to import MODULE from.")
@@ -43,11 +44,15 @@ def serve(  # noqa: PLR0913, PLR0917 - one argument an option
     port: int,
     uds: str | None,
     redis: str | None,
+    no_embedded: bool,  # noqa: FBT001 - click passes options by name
     log_level: str,
     factory: bool,  # noqa: FBT001 - click passes options by name
     app_dir: str,
 ) -> None:
     """Serve the ASGI application APP of MODULE on the fast edge.
+
+    With several workers, or several machines behind a balancer without sticky sessions, clients have to use WebSockets
+    and skip negotiation: a connection lives in the process that negotiated it.
 
     \b
     hubplane serve chat:app
@@ -67,7 +72,7 @@ def serve(  # noqa: PLR0913, PLR0917 - one argument an option
         if workers == 1:
             status = run_server(target, [listener], on_ready=lambda: _announce(app, where, ""))
         else:
-            status = _serve_fleet(target, listener, workers, redis, where)
+            status = _serve_fleet(target, listener, workers, where, embed=not (redis or no_embedded))
     sys.exit(status)
 
 
@@ -80,9 +85,9 @@ def _remove(path: str) -> None:
         Path(path).unlink()
 
 
-def _serve_fleet(target: Target, listener: socket.socket, workers: int, redis: str | None, where: str) -> int:
+def _serve_fleet(target: Target, listener: socket.socket, workers: int, where: str, *, embed: bool) -> int:
     with ExitStack() as stack:
-        embedded = None if redis else stack.enter_context(EmbeddedServer(unix=True))
+        embedded = stack.enter_context(EmbeddedServer(unix=True)) if embed else None
         environment = {} if embedded is None else {"HUBPLANE_REDIS": embedded.configuration}
         plans = [
             WorkerPlan(
@@ -99,7 +104,7 @@ def _serve_fleet(target: Target, listener: socket.socket, workers: int, redis: s
             )
             for number in range(1, workers + 1)
         ]
-        how = f", {workers} workers, one fleet through {'your Redis' if redis else 'an embedded Valkey'}"
+        how = f", {workers} workers, one fleet through {'an embedded Valkey' if embed else 'your Redis'}"
         fleet = Fleet(
             plans,
             on_ready=lambda: _announce(target.app, where, how),

@@ -191,6 +191,8 @@ class RedisServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            # Ctrl-C in a terminal is for whoever uses the server; it goes down last, when they say so.
+            start_new_session=True,
             preexec_fn=_die_with_parent(),  # noqa: PLW1509 - one system call, see there
         )
         ready = threading.Event()
