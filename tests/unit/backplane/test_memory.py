@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from hubplane.backplane.memory import MemoryBackplane, MemoryBus
-from hubplane.errors import BackplaneUnavailableError
+from hubplane.errors import BackplaneUnavailableError, LocalProtocolError
 from hubplane.testing.backplane_contract import RecordingSink
 
 
@@ -121,3 +121,61 @@ async def test_message_does_not_reach_who_left_meanwhile() -> None:
             second = one.publish("b", b"x")
         assert await first == await second == 0
     assert heard.messages == []
+
+
+async def test_failing_sink_harms_only_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """A sink that raises is logged, and the other nodes get the message all the same."""
+    bus = MemoryBus()
+
+    class Failing(RecordingSink):
+        def deliver(self, channel: str, payload: bytes) -> None:
+            raise RuntimeError("the sink broke its word")
+
+    one, two, heard = MemoryBackplane(bus), MemoryBackplane(bus), RecordingSink()
+    async with one.run(Failing()), two.run(heard):
+        await one.subscribe(["room"])
+        await two.subscribe(["room"])
+        assert await one.publish("room", b"x") == 2
+    assert heard.messages == [("room", b"x")]
+    assert "A sink failed on channel room." in caplog.text
+
+
+async def test_states_outside_a_run() -> None:
+    """Without a run nothing can be published, subscribed or counted, but channels to keep may be named and dropped."""
+    bus = MemoryBus()
+    node = MemoryBackplane(bus)
+    assert not node.is_connected
+    assert node.traits.name == "memory"
+    for call in (node.publish("room", b""), node.subscribe(["room"]), node.count_subscribers(["room"])):
+        with pytest.raises(BackplaneUnavailableError, match="not running"):
+            await call
+    await node.subscribe(["room", "dropped"], keep=True)
+    await node.unsubscribe(["dropped"])
+    async with node.run(RecordingSink()):
+        assert node.is_connected
+        assert await node.count_subscribers(["room", "dropped"]) == {"room": 1, "dropped": 0}
+        with pytest.raises(LocalProtocolError):
+            async with node.run(RecordingSink()):
+                pytest.fail("it ran twice")
+        bus.interrupt()
+        with pytest.raises(BackplaneUnavailableError, match="interrupted"):
+            await node.subscribe(["other"])
+    late = RecordingSink()
+    async with node.run(late):
+        assert late.events == ["lost"]
+
+
+async def test_last_subscriber_leaves_nothing_behind() -> None:
+    """The bus forgets a channel with its last subscriber, and only then."""
+    bus = MemoryBus()
+    one, two = MemoryBackplane(bus), MemoryBackplane(bus)
+    async with one.run(RecordingSink()):
+        async with two.run(RecordingSink()):
+            await one.subscribe(["room"])
+            await two.subscribe(["room"])
+            await two.unsubscribe(["room", "unknown"])
+            assert bus.count("room") == 1
+        assert bus.count("room") == 1
+        await one.unsubscribe(["room"])
+        assert bus.count("room") == 0
+        assert bus._subscribers == {}
