@@ -57,8 +57,6 @@ def read_message(body: bytes) -> HubMessage | None:
         if fault.error_type == NOT_JSON:
             raise RemoteProtocolError(BAD_JSON) from fault
         raise
-    except RecursionError:
-        raise RemoteProtocolError(BAD_JSON) from None
     found["arguments"] = Raw(arguments[-1].raw) if arguments else None
     kind = found.get("type")
     if kind is None:

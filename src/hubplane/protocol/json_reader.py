@@ -23,7 +23,8 @@ NOT_JSON: Final = "JsonReaderException"
 MAX_DEPTH = 64
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+# An unfinished string counts as one, too: looking for the end of each of its quotes would take quadratic time.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(code for code in range(256) if code not in b"[]{}")
 _LITERALS = {"t": "true", "f": "false", "n": "null"}

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from enum import Enum
-from functools import lru_cache
 from typing import TypeVar
 
 from hubplane.errors import ClientTimeoutError, HandshakeError, RemoteProtocolError
@@ -244,7 +243,12 @@ class HubSession:
         return fault
 
 
-@lru_cache(maxsize=16)
 def ping_bytes(protocol: HubProtocol) -> bytes:
-    """The bytes of a Ping in `protocol`, made once."""
-    return protocol.encode(Ping())
+    """The bytes of a Ping in `protocol`, made once per class of protocols."""
+    kind = type(protocol)
+    if kind not in _pings:
+        _pings[kind] = protocol.encode(Ping())
+    return _pings[kind]
+
+
+_pings: dict[type[HubProtocol], bytes] = {}

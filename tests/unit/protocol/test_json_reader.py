@@ -114,6 +114,9 @@ def test_tokens_have_names() -> None:
         (b'["\\"' + b"[" * 200 + b'"]', False),
         (b'["\\\\",' + b"[" * 64 + b"]" * 65, True),
         (b"[" * 65, False),
+        (b"[" * 65 + b']"' + b"[" * 100, True),
+        (b"[" * 65 + b"]" * 65 + b'"\\', True),
+        (b"[" * 64 + b"]" * 64 + b'"[\\', False),
         (b"[" * 200, True),
         (b"x" * 500, False),
     ],
@@ -121,6 +124,11 @@ def test_tokens_have_names() -> None:
 def test_depth_is_counted_outside_of_strings(body: bytes, deep: bool) -> None:
     """64 levels pass, 65 do not; brackets in strings are text."""
     assert is_too_deep(body) is deep
+
+
+def test_depth_is_found_in_linear_time() -> None:
+    """A megabyte of quotes in an unfinished string takes no longer than a megabyte of text."""
+    assert is_too_deep(b"[" * 65 + b'"' + b'\\"' * 500_000)
 
 
 @given(st.binary(max_size=40))

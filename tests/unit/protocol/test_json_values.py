@@ -62,6 +62,7 @@ class Reading:
         (Reading(20.0, datetime(2024, 1, 2, tzinfo=UTC)), '{"celsius":20,"when":"2024-01-02T00:00:00Z"}'),
         ({1: 1, 2.0: 2, 1e300: 3}, '{"1":1,"2":2,"1E+300":3}'),
         ("a\ud800\ud83d\ude00\ufffd", '"a\\uFFFD\\uD83D\\uDE00\ufffd"'),
+        (["\ud83d\ude00", "a"], '["\\uD83D\\uDE00","a"]'),
         (["\udc00", {"\ud83d\ude00": 1.0}], '["\\uFFFD",{"\\uD83D\\uDE00":1}]'),
     ],
 )

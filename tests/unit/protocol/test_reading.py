@@ -206,6 +206,8 @@ def test_the_number_of_arguments_must_be_right(
         (TaggedRow | OtherRow, ["none", DAY]),
         (TaggedRow | OtherRow, []),
         (Checked, {"name": ""}),
+        (Lap, [DAY]),
+        (tuple[timedelta, int], [DAY, {"a": 1}]),
     ],
 )
 def test_what_does_not_fit_is_refused(protocol: HubProtocol, type_: object, value: object) -> None:
@@ -268,8 +270,8 @@ def test_types_that_no_client_can_send_are_refused_early(protocol: HubProtocol, 
 
 def test_json_numbers_beside_exact_ones() -> None:
     """Where one member wants decimals and another .NET's forms, floats, integers and free values stay what they are."""
-    types = [Decimal, timedelta, float, object, list[object], dict[str, object]]
-    values = [Decimal("1.10"), DAY, 1.5, 2.5, [1.5, {"a": 3.5}], {"b": 4.5}]
+    types = [Decimal, timedelta, float, object, list[object], dict[str, object], object]
+    values = [Decimal("1.10"), DAY, 1.5, 2.5, [1.5, {"a": 3.5}], {"b": 4.5}, {"c": [5.5]}]
     assert bound(PROTOCOLS[0], types, *values) == tuple(values)
     read = bound(PROTOCOLS[0], types, *values)
     assert [type(value) for value in read[2:4]] == [float, float]
