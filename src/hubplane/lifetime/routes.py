@@ -79,9 +79,9 @@ class BackplaneRoutes:
         """How many channels are served."""
         return len(self._handlers)
 
-    def reached(self) -> None:
-        """The broker answers; logged the first time."""
-        if not self._reached:
+    def answered(self) -> None:
+        """A subscription has ended, and not because the broker is away: that is logged the first time."""
+        if not self._reached and not self._away:
             self._reached = True
             redis_log.connected()
 
@@ -114,9 +114,9 @@ class BackplaneRoutes:
 
     def restored(self, *, gap: bool) -> None:
         """All wanted channels are confirmed again."""
-        self.reached()
-        if self._away:
-            self._away = False
+        was_away, self._away = self._away, False
+        self.answered()
+        if was_away:
             redis_log.connection_restored()
         for listener in list(self._listeners):
             listener.backplane_restored(gap=gap)

@@ -130,10 +130,8 @@ class ScaleoutHubLifetimeManager:
     async def _subscribe_own(self, own: Collection[str]) -> None:
         for channel in own:
             redis_log.subscribing(channel)
-        backplane = self._line.backplane
-        await backplane.subscribe(own, keep=True)
-        if backplane.is_connected:
-            self._line.routes.reached()
+        await self._line.backplane.subscribe(own, keep=True)
+        self._line.routes.answered()
 
     def _subscribed(self, own: Collection[str]) -> list[str]:
         return [

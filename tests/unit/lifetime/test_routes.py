@@ -75,8 +75,8 @@ def test_first_connect(caplog: pytest.LogCaptureFixture) -> None:
     """The first success is logged once, as event 2."""
     routes = BackplaneRoutes()
     with caplog.at_level(logging.DEBUG):
-        routes.reached()
-        routes.reached()
+        routes.answered()
+        routes.answered()
         routes.restored(gap=False)
     assert events(caplog) == [(2, logging.INFO, "Connected to Redis.")]
 
@@ -87,7 +87,7 @@ def test_outage(caplog: pytest.LogCaptureFixture) -> None:
     routes = BackplaneRoutes()
     listener = Listener()
     routes.listen(listener)
-    routes.reached()
+    routes.answered()
     caplog.clear()
     error = BackplaneUnavailableError("SocketClosed")
     with caplog.at_level(logging.INFO):
@@ -114,6 +114,7 @@ def test_away_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
     error = BackplaneUnavailableError("refused")
     with caplog.at_level(logging.INFO):
         routes.lost(error)
+        routes.answered()
         routes.lost(error)
         routes.restored(gap=False)
     assert events(caplog) == [
