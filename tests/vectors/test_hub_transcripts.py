@@ -7,7 +7,7 @@ must come out of our encoders byte for byte.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -141,18 +141,23 @@ def plain(value: Any) -> Any:
     ((kind, content), *more) = value.items()
     if kind == "$map":
         return {plain(key): plain(item) for key, item in content}
-    if kind == "$bin":
-        return bytes.fromhex(content)
     if kind == "$ext":
         members = dict(more)
         moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=members["seconds"])
         return moment + timedelta(microseconds=(members["nanoseconds"] + 500) // 1000)
-    read = {
-        "$repeat": lambda: content[0] * content[1],
-        "$str": lambda: bytes.fromhex(content).decode(errors="replace"),  # no UTF-8
-        "$int": lambda: int(content),
-    }
-    return read.get(kind, lambda: float(content))()
+    if kind == "$repeat":
+        text, times = content
+        return text * times
+    return SCALARS[kind](content)
+
+
+SCALARS: dict[str, Callable[[str], object]] = {
+    "$bin": bytes.fromhex,
+    "$f32": float,
+    "$f64": float,
+    "$int": int,
+    "$str": lambda content: bytes.fromhex(content).decode(errors="replace"),  # no UTF-8
+}
 
 
 def expected(transcript: Transcript) -> list[dict[str, Any]]:

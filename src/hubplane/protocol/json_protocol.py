@@ -43,7 +43,7 @@ __all__ = ["JsonHubProtocol"]
 
 _ABSENT = Raw(b"")
 _ARGUMENTS = b'"arguments"'
-_COLON, _BRACKET = b":["
+_BRACKET = b"["[0]
 _SHALLOW = 128  # bytes that cannot hold 65 opening and 65 closing brackets
 
 
@@ -102,14 +102,12 @@ class JsonHubProtocol:
         kind = envelope.type
         if kind in {1, 4}:
             target = envelope.target
-            found = body.find(_ARGUMENTS)
-            behind = found + len(_ARGUMENTS)
+            behind = body.find(_ARGUMENTS) + len(_ARGUMENTS)
             if (
                 target is UNSET
                 or envelope.arguments is _ABSENT
                 # They must be an array, and given once.
-                or body[behind] != _COLON
-                or body[behind + 1] != _BRACKET
+                or (body[behind + 1] != _BRACKET and memoryview(envelope.arguments)[0] != _BRACKET)
                 or body.find(_ARGUMENTS, behind) >= 0
             ):
                 return read_message(body)

@@ -41,6 +41,10 @@ class SessionState(Enum):
     CLOSED = "closed"
 
 
+# Looking a member up in its class takes longer than all else that the steady state does with it.
+_HANDSHAKE, _OPEN, _CLOSED = SessionState.HANDSHAKE, SessionState.OPEN, SessionState.CLOSED
+
+
 class HubSession:
     """One connection's state machine. It reads no clock and does no I/O.
 
@@ -82,7 +86,7 @@ class HubSession:
         now: float,
         transfer_formats: Collection[TransferFormat],
     ) -> None:
-        self.state = SessionState.HANDSHAKE
+        self.state: SessionState = _HANDSHAKE
         self.protocol: HubProtocol | None = None
         self.version = 0
         self.failure: RemoteProtocolError | None = None
@@ -103,7 +107,7 @@ class HubSession:
         Never raises for what a client does: the messages before a fault are returned, the fault is in `failure`.
         """
         messages: list[HandshakeRequest | HubMessage] = []
-        if self._buffer is not None or self.state is not SessionState.OPEN:
+        if self._buffer is not None or self.state is not _OPEN:
             data = self._complete(data, messages)
         protocol = self.protocol
         if protocol is None or not data:
@@ -147,7 +151,7 @@ class HubSession:
             HandshakeError: The handshake took longer than `handshake_timeout`.
         """
         options = self._options
-        if self.state is SessionState.OPEN:
+        if self.state is _OPEN:
             if self._heard or busy:
                 self._heard = False
                 self._quiet_since = now
@@ -156,20 +160,20 @@ class HubSession:
             if now - self._pinged_at >= options.keep_alive_interval:
                 self._pinged_at = now
                 return True
-        elif self.state is SessionState.HANDSHAKE and now - self._quiet_since > options.handshake_timeout:
+        elif self.state is _HANDSHAKE and now - self._quiet_since > options.handshake_timeout:
             raise self._fail(HandshakeError(HANDSHAKE_CANCELED))
         return False
 
     def close(self) -> None:
         """Ignore everything from now on, and forget what was unfinished."""
-        self.state = SessionState.CLOSED
+        self.state = _CLOSED
         self._buffer = None
 
     # -- what is not whole messages in an open session -------------------------------------------------------------
 
     def _complete(self, data: bytes, messages: list[HandshakeRequest | HubMessage]) -> bytes:
         """Return the bytes to be cut into hub messages now; none while a message is unfinished."""
-        if self.state is SessionState.HANDSHAKE:
+        if self.state is _HANDSHAKE:
             return self._shake_hands(data, messages)
         buffer, protocol = self._buffer, self.protocol
         if buffer is None or protocol is None:
@@ -232,7 +236,7 @@ class HubSession:
             self._fail(fault)
             return b""
         self.version = request.version
-        self.state = SessionState.OPEN
+        self.state = _OPEN
         self._heard = True
         messages.append(request)
         return data[end + 1 :]

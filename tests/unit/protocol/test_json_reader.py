@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hubplane.errors import RemoteProtocolError
+from hubplane.protocol import json_reader
 from hubplane.protocol.json_reader import NOT_JSON, Member, is_too_deep, members, token_name
 
 NO_TOKENS = (
@@ -129,6 +133,29 @@ def test_depth_is_counted_outside_of_strings(body: bytes, deep: bool) -> None:
 def test_depth_is_found_in_linear_time() -> None:
     """A megabyte of quotes in an unfinished string takes no longer than a megabyte of text."""
     assert is_too_deep(b"[" * 65 + b'"' + b'\\"' * 500_000)
+
+
+def depth(value: object) -> int:
+    """How many levels of arrays and objects a value has."""
+    if isinstance(value, dict):
+        return 1 + max(map(depth, value.values()), default=0)
+    return 1 + max(map(depth, value), default=0) if isinstance(value, list) else 0
+
+
+TEXT = st.text(st.sampled_from('[]{}"\\é\nx'), max_size=6)
+
+
+@given(
+    st.recursive(
+        TEXT, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=30
+    ),
+    st.integers(1, 5),
+)
+def test_depth_is_that_of_the_value(value: object, limit: int) -> None:
+    """Whatever brackets, quotes and backslashes stand in its strings, a text is as deep as the value it means."""
+    body = b" " * 128 + json.dumps(value).encode()
+    with patch.object(json_reader, "MAX_DEPTH", limit):
+        assert is_too_deep(body) is (depth(value) > limit)
 
 
 @given(st.binary(max_size=40))
