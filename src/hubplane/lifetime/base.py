@@ -17,7 +17,7 @@ __all__ = ["HubLifetimeManager"]
 
 
 class HubLifetimeManager(Protocol):
-    """Knows the connections of one hub. Tested by `hubplane.testing.LifetimeContract`."""
+    """Knows the connections of one hub. Tested by `hubplane.testing.lifetime_contract`."""
 
     def run(self) -> AbstractAsyncContextManager[None]:
         """Serve while inside; entering never waits for a broker that is away."""
