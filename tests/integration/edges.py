@@ -125,6 +125,8 @@ class RawWebSocket:
             yield client
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
 
     async def _upgrade(self, target: str, fields: tuple[str, ...]) -> None:
         key = base64.b64encode(os.urandom(16)).decode()
