@@ -141,8 +141,11 @@ class Subscriber:
 
     async def unsubscribe(self, names: Collection[str]) -> None:
         """No longer want channels and wait until Redis knows; not longer than the connection or the deadline."""
-        for leaving in self._wanted.drop(names, self._clock.monotonic() + self._timeout):
-            await asyncio.wait([leaving.done])
+        own, others = self._wanted.drop(names, self._clock.monotonic() + self._timeout)
+        for other in others:
+            await asyncio.wait([other.done])
+        if own.remaining:
+            await own.done
 
     def _changed(self, channel: Channel) -> None:
         """Queue a channel whose wanted state no longer is what Redis was told."""

@@ -128,10 +128,10 @@ class WantedChannels:
             self.finish(ticket, None)
         return ticket
 
-    def drop(self, names: Collection[str], deadline: float) -> set[Leaving]:
-        """No longer want channels; returns what to wait for until Redis knows it too."""
+    def drop(self, names: Collection[str], deadline: float) -> tuple[Leaving, set[Leaving]]:
+        """No longer want channels; returns what to wait for until Redis knows: the call's own, and those of others."""
         own = Leaving(deadline)
-        pending: set[Leaving] = set()
+        others: set[Leaving] = set()
         for name in dict.fromkeys(names):
             if (channel := self.channels.get(name)) is None:
                 continue
@@ -147,11 +147,12 @@ class WantedChannels:
                 if channel.leaving is None:
                     channel.leaving = own
                     own.remaining += 1
-                pending.add(channel.leaving)
+                elif channel.leaving is not own:
+                    others.add(channel.leaving)
             self._released(channel)
         if own.remaining:
             self.leavings.append(own)
-        return pending
+        return own, others
 
     def confirm(self, channel: Channel) -> None:
         """Redis confirmed a channel."""
