@@ -9,7 +9,7 @@ from importlib.util import module_from_spec, spec_from_file_location
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
@@ -328,6 +328,7 @@ def sequences(draw: st.DrawFn) -> bytes:
     return data
 
 
+@settings(deadline=None)
 @given(data=sequences(), cuts=st.lists(st.integers(0, 400), max_size=12))
 def test_reader_agrees_with_websockets(data: bytes, cuts: list[int]) -> None:
     """For any frames in any pieces, payload, failure and close code are those that the websockets library finds."""
@@ -342,6 +343,7 @@ def test_reader_agrees_with_websockets(data: bytes, cuts: list[int]) -> None:
     assert (expected.payload + expected.in_doubt).startswith(payload)
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=60), cuts=st.lists(st.integers(0, 60), max_size=6))
 def test_garbage_is_judged_alike_in_any_pieces(data: bytes, cuts: list[int]) -> None:
     """Whatever arrives, the verdict does not depend on how the network cuts it."""
