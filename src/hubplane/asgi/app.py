@@ -14,7 +14,7 @@ from hubplane.backplane.base import Backplane
 from hubplane.clock import Clock, SystemClock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
-from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id
+from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id, select_protocols
 from hubplane.endpoint.heartbeat import Heartbeat
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
@@ -127,12 +127,13 @@ class HubApp:
         if any(endpoint.hub_type is hub_type for endpoint in self._endpoints.values()):
             raise ConfigurationError(f"{hub_type.__qualname__} is already served; a hub class has one path.")
         name = hub_name or f"{hub_type.__module__}.{hub_type.__qualname__}"
+        options = options or self._options
         self._endpoints[path] = HubEndpoint(
             hub_type,
             name,
-            lifetime=self._make_lifetime(name),
+            lifetime=self._make_lifetime(name, options),
             settings=HubSettings(
-                options=options or self._options,
+                options=options,
                 transport_options=transport_options or self._transport_options,
                 hub_factory=hub_factory,
                 filters=tuple(filters),
@@ -141,14 +142,16 @@ class HubApp:
             runtime=self._runtime,
         )
 
-    def _make_lifetime(self, name: str) -> HubLifetimeManager:
+    def _make_lifetime(self, name: str, options: HubOptions) -> HubLifetimeManager:
+        # The hub's own choice of protocols decides what is published (row R62).
+        protocols = tuple(select_protocols(self._runtime.protocols, options).values())
         if self._backplane is None:
-            return LocalHubLifetimeManager(protocols=self._runtime.protocols, ids=self._runtime.ids)
+            return LocalHubLifetimeManager(protocols=protocols, ids=self._runtime.ids)
         return ScaleoutHubLifetimeManager(
             name,
             backplane=self._backplane,
             routes=self._routes,
-            protocols=self._runtime.protocols,
+            protocols=protocols,
             clock=self._runtime.clock,
             ids=self._runtime.ids,
         )
@@ -201,9 +204,7 @@ class HubApp:
         ticks: list[Callable[[float], object]] = []
         for endpoint in self._endpoints.values():
             ticks.append(endpoint.registry.tick)
-            tick = getattr(endpoint.lifetime, "tick", None)
-            if tick is not None:
-                ticks.append(tick)
+            ticks.append(endpoint.lifetime.tick)
         return tuple(ticks)
 
     # -- ASGI ---------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable
 from typing import Any  # user code may keep anything in `items`
 
@@ -36,7 +35,8 @@ class HubConnection:
         request: The HTTP request that opened the connection.
         user_identifier: The user's id, computed once at the handshake; None for nobody.
         session: Protocol state.
-        inbox: Parsed messages in order of arrival, not yet taken.
+        inbox: Parsed messages in order of arrival, not yet taken. A list, though taken from its head: it is nearly
+            always short, and an empty deque is thirteen times as large, for each idle connection.
         closed: No message but the final Close is written any more.
         lost: The transport is gone; what the client sent before is still served, nothing can be written.
         lost_error: What broke the transport, if anything did.
@@ -90,7 +90,7 @@ class HubConnection:
         self.request = request
         self.session = session
         self.user_identifier: str | None = None
-        self.inbox: deque[HandshakeRequest | HubMessage] = deque()
+        self.inbox: list[HandshakeRequest | HubMessage] = []
         self.outbound = OutboundBuffer(cork, options.outbound_buffer_limit, self._overflow)
         self.transport: Transport | None = None
         self.protocol_name = ""

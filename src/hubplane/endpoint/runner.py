@@ -142,7 +142,7 @@ class ConnectionRunner:
                 connection.write_last(encode_handshake_error(answer + detail))
             connection.close_transport(CloseReason.NORMAL)
             return False
-        connection.inbox.popleft()
+        connection.inbox.pop(0)
         connection.user_identifier = self._user_id(connection)
         connection.handshake_done()
         connection.write(HANDSHAKE_SUCCESS)
@@ -235,7 +235,7 @@ class ConnectionRunner:
             if type(message) is StreamItem and not self._dispatcher.has_room(connection, message):
                 # The method does not read its upload: the item waits here, and everything behind it (row B112).
                 return False
-            inbox.popleft()
+            inbox.pop(0)
             self._handle(message)
         connection.inbox_empty()
         failure = connection.session.failure

@@ -193,7 +193,7 @@ class HubDispatcher:
                 except Exception:  # noqa: BLE001 - `needs_slot` will meet it again, and tell
                     return
                 message.arguments = arguments
-            inbox.popleft()
+            inbox.pop(0)
             if inbox and not gate.looking:
                 gate.look_behind()
             method = binding.method

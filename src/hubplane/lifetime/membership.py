@@ -36,6 +36,9 @@ __all__ = ["Membership"]
 
 logger = logging.getLogger(__name__)
 
+_DOUBTS = (0.05, 0.2, 0.5)
+"""Seconds between looks for a connection that seems to be nowhere."""
+
 
 class Membership:
     """Adds connections to groups and removes them, wherever they live.
@@ -140,20 +143,34 @@ class Membership:
     # -- to other nodes -----------------------------------------------------------------------------------------
 
     async def _command(self, action: int, connection_id: str, group: str) -> None:
-        where = self._channels.connection(connection_id)
-        # The original waits 30 s or more for an id that exists nowhere; each node subscribes the ids it serves, so ask.
-        counts = await self._line.backplane.count_subscribers((where,))
-        if counts is not None and counts.get(where, 0) == 0:
-            raise AckTimeoutError(
-                connection_id, group, f"Connection '{connection_id}' does not exist on any node; its groups stay."
-            )
         command_id, acknowledged = self._acks.create(connection_id, group)
         command = GroupCommand(command_id, self._channels.node_name, action, group, connection_id)
         try:
             await self._line.publish(self._channels.groups, encode_group_command(command))
+            await self._doubt(connection_id, group, acknowledged)
             await acknowledged
         finally:
             self._acks.forget(command_id)
+
+    async def _doubt(self, connection_id: str, group: str, acknowledged: asyncio.Future[None]) -> None:
+        """Return when the command was acknowledged, or the connection is known to be somewhere.
+
+        The original waits 30 s or more for an id that exists nowhere. Each node subscribes the ids it serves, so the
+        broker can be asked; more than once, because a client knows its id a moment before its node has subscribed it.
+
+        Raises:
+            AckTimeoutError: No node has the connection.
+        """
+        where = self._channels.connection(connection_id)
+        for delay in _DOUBTS:
+            counts = await self._line.backplane.count_subscribers((where,))
+            if counts is None or counts.get(where, 0) > 0 or acknowledged.done():
+                return
+            await asyncio.wait((acknowledged,), timeout=delay)
+        if not acknowledged.done():
+            raise AckTimeoutError(
+                connection_id, group, f"Connection '{connection_id}' does not exist on any node; its groups stay."
+            )
 
     def on_ack(self, _name: str, payload: bytes) -> None:
         """A node has carried out a command of this one."""

@@ -115,7 +115,7 @@ class RecordedClient:
         )
         self.connection.attach(self.transport)
         self.connection.data_received(b'{"protocol":"%b","version":1}\x1e' % protocol.name.encode())
-        handshake = self.connection.inbox.popleft()
+        handshake = self.connection.inbox.pop(0)
         assert isinstance(handshake, HandshakeRequest)
         self.connection.user_identifier = user
         self.connection.handshake_done()
@@ -188,7 +188,7 @@ class RecordedClient:
     def _input(self) -> None:
         inbox = self.connection.inbox
         while inbox:
-            message = inbox.popleft()
+            message = inbox.pop(0)
             if self._on_answer is not None and not isinstance(message, HandshakeRequest):
                 self._on_answer(self.connection, message)
         self.connection.inbox_empty()
