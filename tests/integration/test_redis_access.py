@@ -56,8 +56,8 @@ async def test_refused_channel_is_rolled_back_and_can_be_retried(server: RedisSe
         ) as caught:
             await node.subscribe(["room 2", "secret", "room"])
         assert "NOPERM" in str(caught.value.__cause__)
-        assert node.is_connected
         assert await node.count_subscribers(["room", "room 2", "secret"]) == {"room": 1, "room 2": 0, "secret": 0}
+        assert node.is_connected
         server.command("ACL", "SETUSER", "node", "&App:*")
         await node.subscribe(["room 2", "secret"])
         assert await node.count_subscribers(["room", "room 2", "secret"]) == {"room": 1, "room 2": 1, "secret": 1}
@@ -100,6 +100,7 @@ async def test_kept_channel_no_longer_wanted_is_no_longer_retried(server: RedisS
     node = node_of(server)
     async with node.run(RecordingSink()):
         await node.subscribe(["secret"], keep=True)
+        assert await node.count_subscribers(["secret"]) == {"secret": 0}
         assert not node.is_connected
         await node.unsubscribe(["secret"])
         assert node.is_connected

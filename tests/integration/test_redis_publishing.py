@@ -76,10 +76,11 @@ async def test_waiting_publish_times_out_with_the_reason(server: RedisServer) ->
 
 async def test_fail_fast_does_not_wait(server: RedisServer) -> None:
     """With the policy "fail_fast" publishes and subscribes fail at once while Redis is away, naming the channel."""
-    node, sink = RedisBackplane(replace(parse(server.configuration), backlog="fail_fast")), RecordingSink()
+    # With abort_on_connect_fail entering run waits for both connections.
+    options = replace(parse(server.configuration), backlog="fail_fast", abort_on_connect_fail=True)
+    node, sink = RedisBackplane(options), RecordingSink()
     async with node.run(sink):
-        await node.subscribe(["room"], keep=True)
-        await sink.until(lambda: node.is_connected) if not node.is_connected else None
+        await node.subscribe(["room"])
         server.kill()
         await sink.event("lost")
         loop = asyncio.get_running_loop()
@@ -135,7 +136,8 @@ async def test_backlog_is_bounded_while_redis_does_not_read(server: RedisServer)
 
 async def test_burst_beyond_the_limits_is_sent_while_redis_takes_it(server: RedisServer) -> None:
     """The limits are for what waits: a burst above them in one turn of the loop is simply sent."""
-    node, sink = RedisBackplane(replace(parse(server.configuration), backlog_messages=100)), RecordingSink()
+    options = replace(parse(server.configuration), backlog_messages=100, abort_on_connect_fail=True)
+    node, sink = RedisBackplane(options), RecordingSink()
     async with node.run(sink):
         await node.subscribe(["room"])
         assert await asyncio.gather(*[node.publish("room", b"x") for _ in range(1_000)]) == [1] * 1_000
