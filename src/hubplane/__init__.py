@@ -3,8 +3,12 @@
 from hubplane.hubs.hub import Hub, hub_method
 from hubplane.errors import HubException
 from hubplane.asgi.app import HubApp
-from hubplane.hubs.context import HubCallerContext, HubContext
 from hubplane.options import HttpTransportType, HubOptions, TransportOptions
+from hubplane.backplane.redis.options import RedisOptions
+from hubplane.hubs.context import HubCallerContext, HubContext
+from hubplane.hubs.clients import ClientProxy, HubCallerClients, HubClients, SingleClientProxy
+from hubplane.hubs.groups import GroupManager
+from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
 from hubplane.errors import (
     AckTimeoutError,
     BackplaneError,
@@ -16,20 +20,34 @@ from hubplane.errors import (
 )
 
 __all__ = [
-    "AckTimeoutError",
-    "BackplaneError",
-    "BackplaneUnavailableError",
-    "ClientResultError",
-    "ConfigurationError",
-    "ConnectionClosedError",
-    "HttpTransportType",
+    # To write a hub and serve it
     "Hub",
+    "hub_method",
+    "HubException",
     "HubApp",
+    # To configure it
+    "HubOptions",
+    "TransportOptions",
+    "HttpTransportType",
+    "RedisOptions",
+    # What hub methods and other code hold in their hands
     "HubCallerContext",
     "HubContext",
-    "HubException",
-    "HubOptions",
+    "HubCallerClients",
+    "HubClients",
+    "ClientProxy",
+    "SingleClientProxy",
+    "GroupManager",
+    # Code around hub methods
+    "HubFilter",
+    "HubInvocationContext",
+    "HubLifetimeContext",
+    # What may be caught
     "HubplaneError",
-    "TransportOptions",
-    "hub_method",
+    "ConfigurationError",
+    "BackplaneError",
+    "BackplaneUnavailableError",
+    "AckTimeoutError",
+    "ClientResultError",
+    "ConnectionClosedError",
 ]

@@ -239,7 +239,8 @@ class HubApp:
     def _match(self, scope: Scope) -> tuple[HubEndpoint | None, str]:
         path: str = scope["path"]
         root: str = scope.get("root_path", "")
-        if root and path.startswith(root):
+        # Some servers leave the root out of the path; a root that ends within a name is none of ours.
+        if root and path.startswith(root) and path[len(root) : len(root) + 1] in {"", "/"}:
             path = path[len(root) :]
         path = path.rstrip("/")
         endpoint = self._endpoints.get(path)
@@ -250,20 +251,20 @@ class HubApp:
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
-        stack = AsyncExitStack()
-        try:
-            await stack.enter_async_context(self.lifespan())
-        except Exception as error:
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            raise
-        await send({"type": "lifespan.startup.complete"})
-        await receive()
-        try:
-            await stack.aclose()
-        except Exception as error:
-            await send({"type": "lifespan.shutdown.failed", "message": str(error)})
-            raise
-        await send({"type": "lifespan.shutdown.complete"})
+        async with AsyncExitStack() as stack:  # for a server that cancels instead of shutting down
+            try:
+                await stack.enter_async_context(self.lifespan())
+            except Exception as error:
+                await send({"type": "lifespan.startup.failed", "message": str(error)})
+                raise
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            try:
+                await stack.aclose()
+            except Exception as error:
+                await send({"type": "lifespan.shutdown.failed", "message": str(error)})
+                raise
+            await send({"type": "lifespan.shutdown.complete"})
 
 
 def _make_backplane(redis: str | RedisOptions | Backplane | None) -> Backplane | None:
