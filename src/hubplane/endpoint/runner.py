@@ -259,11 +259,11 @@ class ConnectionRunner:
         loop = asyncio.get_running_loop()
         try:
             while not connection.ended:
-                if self._at_head_of_line():
+                if connection.inbox:
                     await self._dispatcher.take_calls(connection, self)
                     if self._workers > self._slots:
                         return
-                elif not connection.ended:
+                if not self._at_head_of_line() and not connection.ended:
                     waiter = loop.create_future()
                     self._idle.append(waiter)
                     await waiter

@@ -22,7 +22,7 @@ from hubplane.protocol.dotnet_values import parse_datetime, parse_time, parse_ti
 from hubplane.protocol.framing import split_records
 from hubplane.protocol.hub_protocol import ArgumentDecoder, TransferFormat, ValueDecoder
 from hubplane.protocol.json_messages import BAD_JSON, read_message
-from hubplane.protocol.json_reader import is_too_deep
+from hubplane.protocol.json_reader import MAX_DEPTH, is_too_deep
 from hubplane.protocol.json_values import write_json
 from hubplane.protocol.messages import (
     UNSET_RESULT,
@@ -93,7 +93,7 @@ class JsonHubProtocol:
         Raises:
             RemoteProtocolError: The message is malformed; the texts are those of section 4.2.
         """
-        if len(body) > _SHALLOW and is_too_deep(body):
+        if len(body) > _SHALLOW and body.count(b"[") + body.count(b"{") > MAX_DEPTH and is_too_deep(body):
             raise RemoteProtocolError(BAD_JSON)
         try:
             envelope = _decode(body)

@@ -81,9 +81,12 @@ def write_json(value: Any) -> bytes:
         OverflowError: A `timedelta` longer than .NET's `TimeSpan`.
     """
     kind = type(value)
-    if (kind is str and value.isascii() and value.isprintable()) or kind is int or value is None:
-        return _encode(value)
     try:
+        if kind is str:
+            data = _encode(value)
+            if len(data) == len(value) + 2 and "\x7f" not in value:
+                return data  # two quotes and nothing escaped: all of it is plain ASCII
+            return dotnet_escapes(data)
         if kind not in _SAFE:
             value = _write(value)
         data = _encode(value)

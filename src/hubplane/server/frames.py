@@ -249,9 +249,14 @@ def _frame(opcode: int, payload: bytes) -> bytes:
     return b"%c\x7f%b%b" % (0x80 | opcode, length.to_bytes(8), payload)
 
 
+_SHORT_TEXT = tuple(bytes((0x80 | _TEXT, length)) for length in range(126))
+
+
 def text_frame(batch: OutboundBatch) -> bytes:
     """The batch as one text message, framed once for all connections."""
-    frame = batch.text_frame = _frame(_TEXT, batch.payload)
+    payload = batch.payload
+    length = len(payload)
+    frame = batch.text_frame = _SHORT_TEXT[length] + payload if length < 126 else _frame(_TEXT, payload)
     return frame
 
 
