@@ -4,7 +4,7 @@ from hubplane.hubs.hub import Hub, hub_method
 from hubplane.errors import HubException
 from hubplane.asgi.app import HubApp
 from hubplane.options import HttpTransportType, HubOptions, TransportOptions
-from hubplane.backplane.redis.options import RedisOptions
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.hubs.context import HubCallerContext, HubContext
 from hubplane.hubs.clients import ClientProxy, HubCallerClients, HubClients, SingleClientProxy
 from hubplane.hubs.groups import GroupManager
@@ -17,6 +17,7 @@ from hubplane.errors import (
     ConfigurationError,
     ConnectionClosedError,
     HubplaneError,
+    LocalProtocolError,
 )
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "TransportOptions",
     "HttpTransportType",
     "RedisOptions",
+    "Endpoint",
     # What hub methods and other code hold in their hands
     "HubCallerContext",
     "HubContext",
@@ -50,4 +52,5 @@ __all__ = [
     "AckTimeoutError",
     "ClientResultError",
     "ConnectionClosedError",
+    "LocalProtocolError",
 ]
