@@ -577,6 +577,23 @@ async def test_two_nodes() -> None:
         assert await ann.news() == await bob.news() == [["from ann"], ["from the second"]]
 
 
+@pytest.mark.row("S31")
+async def test_what_needs_sticky_sessions() -> None:
+    """A client that negotiated has to come back to the same node; one that skips negotiation may go to any."""
+    bus = MemoryBus()
+    nodes = [make(MemoryBackplane(bus)), make(MemoryBackplane(bus))]
+    async with nodes[0].lifespan(), nodes[1].lifespan():
+        _, body = await request(nodes[0], "POST", "/chat/negotiate", query="negotiateVersion=1")
+        token = f"id={json.loads(body)['connectionToken']}".encode()
+        lost = Client(nodes[1], query_string=token, extensions={"websocket.http.response": {}})
+        await lost.task
+        assert lost.sent[0]["status"] == 404
+        negotiated = await connect(nodes[0], query_string=token)
+        skipping = [await connect(node) for node in nodes]
+        await negotiated.invoke("TellAll", "here")
+        assert [await client.news() for client in (negotiated, *skipping)] == [[["here"]]] * 3
+
+
 @pytest.mark.row("X15")
 @pytest.mark.parametrize("backplane", [None, MemoryBackplane], ids=["alone", "backplane"])
 async def test_two_hubs(backplane: Callable[[], MemoryBackplane] | None) -> None:
