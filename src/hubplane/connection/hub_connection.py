@@ -294,11 +294,13 @@ class HubConnection:
         for callback in callbacks or ():
             callback()
 
-    async def wait_ended(self) -> None:
-        """Return when the connection has ended. One waiter at a time: the connection's runner."""
-        if not self.ended:
-            self._end_waiter = asyncio.get_running_loop().create_future()
-            await self._end_waiter
+    def end_waiter(self) -> asyncio.Future[None]:
+        """A future that is done when the connection ends, for one waiter: the connection's runner.
+
+        A future rather than a coroutine, because one waits on every idle connection.
+        """
+        self._end_waiter = waiter = asyncio.get_running_loop().create_future()
+        return waiter
 
     def on_abort(self, callback: Callable[[], None]) -> None:
         """Call `callback`, which must not raise, once when the connection ends or is lost; at once if that was so."""

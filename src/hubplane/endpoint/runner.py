@@ -98,7 +98,10 @@ class ConnectionRunner:
             await self._lifetime.on_connected(connection)
             if await self._hub_connected():
                 try:
-                    await self._serve()
+                    connection.on_input = self._input
+                    self._input()
+                    if not connection.ended:
+                        await connection.end_waiter()
                 finally:
                     self._write_close()
                     if not await self._hub_disconnected():
@@ -199,12 +202,6 @@ class ConnectionRunner:
         connection.write_last(connection.protocol.encode(Close(text, connection.allow_reconnect)))
 
     # -- messages -----------------------------------------------------------------------------------------------
-
-    async def _serve(self) -> None:
-        connection = self._connection
-        connection.on_input = self._input
-        self._input()
-        await connection.wait_ended()
 
     def _input(self) -> None:
         """Messages arrived: handle what needs no slot, and see that somebody takes the calls."""

@@ -6,6 +6,7 @@ Source: signalr-server section 3.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from typing import Final
 
 from hubplane.errors import HandshakeError, RemoteProtocolError
@@ -30,6 +31,8 @@ HANDSHAKE_SUCCESS: Final = b"{}\x1e"
 HANDSHAKE_CANCELED: Final = "Handshake was canceled."
 """The answer to a request that took too long or is too long."""
 
+_USUAL_LENGTH = 64
+
 _UNEXPECTED = "An unexpected error occurred during connection handshake."
 
 
@@ -50,6 +53,10 @@ def parse_handshake_request(body: bytes) -> HandshakeRequest:
         HandshakeError: The request is malformed. `answer` is the text for every client, `detail` what detailed errors
             add to it.
     """
+    return _remembered(body) if len(body) <= _USUAL_LENGTH else _parse(body)
+
+
+def _parse(body: bytes) -> HandshakeRequest:
     protocol: str | None = None
     version: int | None = None
     try:
@@ -68,6 +75,10 @@ def parse_handshake_request(body: bytes) -> HandshakeRequest:
     except RecursionError:
         raise HandshakeError(_UNEXPECTED, "The JSON is nested too deeply.") from None
     return HandshakeRequest(protocol, version)
+
+
+# Nearly all clients send one of a handful of requests; a failed one is not remembered.
+_remembered = lru_cache(maxsize=64)(_parse)
 
 
 def parse_handshake_response(body: bytes) -> str | None:
