@@ -35,11 +35,21 @@ class Cork:
 
     def add(self, buffer: OutboundBuffer) -> None:
         """Flush `buffer` behind the callbacks of this turn."""
-        dirty = self._dirty
-        if not dirty:
+        if not self._dirty:
             self._loop = loop = asyncio.get_running_loop()
             loop.call_soon(self._flush)
-        dirty.append(buffer)
+        self._dirty.append(buffer)
+
+    def add_shared(self, buffer: OutboundBuffer) -> None:
+        """Flush `buffer`, which has got a message of a fan-out, a turn later.
+
+        Calls that wait for the broker wake in the same turn as what it delivered. They run first: their answers join,
+        and what they publish is on its way while the writes of the fan-out keep this node busy.
+        """
+        if not self._dirty:
+            self._loop = loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._flush)
+        self._dirty.append(buffer)
 
     def _flush(self) -> None:
         dirty = self._dirty
@@ -96,7 +106,7 @@ class OutboundBuffer:
         self.size += len(payload)
         if not self._dirty and not self.blocked:
             self._dirty = True
-            self._cork.add(self)
+            self._cork.add_shared(self)
         elif self.size > self._limit:
             self._overflow()
 

@@ -49,6 +49,7 @@ async def a_turn() -> None:
     """Let everything scheduled by now run, and what that schedules."""
     await asyncio.sleep(0)
     await asyncio.sleep(0)
+    await asyncio.sleep(0)
 
 
 async def test_one_write_per_turn() -> None:
