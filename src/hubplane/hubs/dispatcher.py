@@ -96,8 +96,7 @@ class HubDispatcher:
         # Read for every call, so kept within reach.
         self._hub_factory = self._pipeline.hub_factory
         self._tables = {
-            protocol.name: _table(self._methods, protocol, is_direct=self._pipeline.is_direct)
-            for protocol in protocols
+            protocol.name: _table(self._methods, protocol, is_direct=self._pipeline.is_direct) for protocol in protocols
         }
         self._background = BackgroundCalls(
             self._pipeline, self._answers, options=options, supervisor=supervisor, invoke=self._call
