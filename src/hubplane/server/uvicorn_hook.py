@@ -5,7 +5,7 @@ carries an offer, ``scope["extensions"]["hubplane.native"]``. A hub endpoint tak
 loop's callbacks from then on. When anything receives or sends through ASGI instead, uvicorn's own WebSocket class is
 given the request as if it had got it first, and serves it.
 
-Source: uvicorn's contract for ``ws`` classes, 0.35 to 0.54; design: docs/decisions/0002-frames-on-the-fast-edge.md.
+Source: uvicorn's contract for ``ws`` classes, 0.36 to 0.54; design: docs/decisions/0002-frames-on-the-fast-edge.md.
 """
 
 from __future__ import annotations
