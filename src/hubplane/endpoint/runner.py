@@ -212,13 +212,14 @@ class ConnectionRunner:
             self._supervisor.start(self._work(), "hub methods", context=self._context)
 
     def look_behind(self) -> None:
-        """What stands behind a call and needs no slot is handled as soon as the call waits."""
+        """What stands behind a call and needs no slot is handled as soon as the call waits; so is the inbox's end."""
         self.looking = True
         asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
         self.looking = False
-        if self._connection.inbox and not self._connection.ended:
+        connection = self._connection
+        if (connection.inbox or connection.unsettled) and not connection.ended:
             self._input()
 
     def _at_head_of_line(self) -> bool:
