@@ -190,6 +190,13 @@ class HubConnection:
                 extra=self._log_extra(6),
             )
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a sender that awaits should wait: more than `transport_max_buffer_size` bytes have not left."""
+        if self.closed:
+            return False
+        return self.outbound.blocked or self.outbound.size > self._options.transport_max_buffer_size > 0
+
     async def drain(self) -> None:
         """Wait until the peer has taken what was written, or the connection has ended.
 
