@@ -103,6 +103,8 @@ def _options(found: StackExchangeConfiguration) -> RedisOptions:
     for key in _IGNORED:
         if key in found.values:
             logger.warning("The Redis configuration key %s has no effect.", key)
+    if found.flag("checkCertificateRevocation"):
+        logger.warning("The Redis configuration key checkCertificateRevocation has no effect.")
     azure_cache = any(_is_azure(endpoint, _AZURE_CACHE) for endpoint in found.endpoints)
     azure_managed = any(_is_azure(endpoint, _AZURE_MANAGED) for endpoint in found.endpoints)
     tls = found.flag("ssl")
