@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -624,6 +625,66 @@ async def test_a_client_that_calls_and_is_gone() -> None:
         assert log == ["connected", None]
         assert served.endpoint.connections() == ()
         gate.set()
+
+
+async def test_a_client_that_shakes_hands_calls_and_is_gone() -> None:
+    """What a client sent in one go, with its handshake and its end, is served."""
+    async with serving() as (served, log):
+        call = b'{"type":1,"target":"echo","arguments":["x"]}\x1e'
+        client = served.connect(HANDSHAKE + call)
+        client.connection.transport_lost(None)
+        await settle()
+        assert log == ["connected", "x", None]
+        assert served.endpoint.connections() == ()
+
+
+async def test_nothing_starts_on_an_aborted_connection() -> None:
+    """When on_connected has aborted the connection, no call that waits in the inbox starts, streams included."""
+    gate = asyncio.Event()
+
+    async def count(self: LifeHub, items: AsyncIterator[int]) -> None:
+        self.log.append("counting")
+
+    async def on_connected(self: LifeHub) -> None:
+        await gate.wait()
+        self.context.abort()
+
+    async def on_disconnected(self: LifeHub, error: Exception | None) -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async with serving(count=count, on_connected=on_connected, on_disconnected=on_disconnected) as (served, log):
+        client = served.connect(HANDSHAKE + b'{"type":1,"target":"count","arguments":[],"streamIds":["1"]}\x1e')
+        await settle()
+        gate.set()
+        await settle()
+        assert log == []
+        assert client.messages[-1]["type"] == 7
+
+
+async def test_context_variables_of_calls_at_the_same_time() -> None:
+    """Calls that run at the same time do not see each other's context variables, but those of the request."""
+    gate = asyncio.Event()
+    variable: ContextVar[str] = ContextVar("variable")
+    variable.set("request")
+
+    async def remember(self: LifeHub, text: str) -> list[str]:
+        before = variable.get()
+        variable.set(text)
+        await gate.wait()
+        return [before, variable.get()]
+
+    options = HubOptions(maximum_parallel_invocations_per_client=2)
+    async with serving(options=options, remember=remember) as (served, _):
+        client = served.connect()
+        await settle()
+        for text in ("1", "2"):
+            client.send(type=1, invocationId=text, target="remember", arguments=[text])
+        await settle()
+        gate.set()
+        await settle()
+        results = {message["invocationId"]: message["result"] for message in client.messages if "result" in message}
+        assert results == {"1": ["request", "1"], "2": ["request", "2"]}
 
 
 async def test_arguments_given_twice() -> None:
