@@ -13,9 +13,9 @@ Source: signalr-server sections 4.4 and 5.2; design.md section 3.
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import (
     Any,  # what hub methods take, return and are annotated with is the application's choice
@@ -27,6 +27,7 @@ from typing import (
 )
 
 from hubplane.errors import ConfigurationError
+from hubplane.hubs.threads import run_in_thread
 
 __all__ = ["HubMethod", "HubMethods", "UploadParameter", "call_in_thread", "hub_method", "is_async_function"]
 
@@ -127,7 +128,7 @@ def is_async_function(function: Callable[..., Any]) -> bool:
 
 async def call_in_thread(function: Callable[..., Any], *arguments: object) -> Any:
     """Run a plain function in a worker thread; what it returns is awaited here if it can be."""
-    result = await asyncio.to_thread(_call, function, arguments)
+    result = await run_in_thread(partial(_call, function, arguments))
     return await result if inspect.isawaitable(result) else result
 
 
