@@ -166,6 +166,9 @@ class ConnectionRunner:
         connection.on_input = None
         try:
             await self._dispatcher.on_connected(connection)
+        except asyncio.CancelledError:
+            self._write_close()
+            raise
         except Exception as error:
             logger.exception(
                 "Error when dispatching 'OnConnectedAsync' on hub.",

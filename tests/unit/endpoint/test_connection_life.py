@@ -662,6 +662,21 @@ async def test_nothing_starts_on_an_aborted_connection() -> None:
         assert client.messages[-1]["type"] == 7
 
 
+async def test_goodbye_from_a_stuck_on_connected() -> None:
+    """A client whose on_connected is cancelled by the server's end gets a Close message that lets it come back."""
+    async with serving(gate=asyncio.Event()) as (served, log):
+        client = served.connect()
+        await settle()
+        client.connection.shutting_down()
+        await settle()
+        assert client.messages == [{}]
+        client.task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await client.task
+        assert client.messages == [{}, {"type": 7, "allowReconnect": True}]
+        assert log == ["connected"]
+
+
 async def test_context_variables_of_calls_at_the_same_time() -> None:
     """Calls that run at the same time do not see each other's context variables, but those of the request."""
     gate = asyncio.Event()
