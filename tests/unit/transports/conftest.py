@@ -12,12 +12,13 @@ import pytest
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import Transport, TransportListener
+from hubplane.connection.transport import Transport, TransportKind, TransportListener
 from hubplane.errors import ConnectionClosedError
 from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.hub_protocol import TransferFormat
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.session import HubSession
+from hubplane.supervisor import Supervisor
 from hubplane.testing.fakes import FakeClock, SeededIds
 from hubplane.testing.recording import RecordingTransport
 from hubplane.transports.registry import ConnectionRegistry
@@ -41,7 +42,15 @@ def request_of(method: str, target: str, headers: dict[str, str]) -> ConnectionR
 
 
 class HttpAnswer:
-    """An HTTP exchange, and what was answered."""
+    """An HTTP exchange, and what was answered.
+
+    Attributes:
+        parts: What was written of an answer without a length.
+        finished: Whether that answer has ended.
+        chunks: The body; an empty piece is its end, None a client that leaves.
+        gone: Set when the client has left.
+        gate: Clear it, and the client takes nothing.
+    """
 
     def __init__(self, request: ConnectionRequest) -> None:
         self.request = request
@@ -49,6 +58,34 @@ class HttpAnswer:
         self.body = b""
         self.content_type: str | None = None
         self.headers: dict[str, str] = {}
+        self.parts: list[bytes] = []
+        self.finished = False
+        self.chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.gone = asyncio.Event()
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def read(self) -> bytes:
+        chunk = await self.chunks.get()
+        if chunk is None:
+            raise ConnectionClosedError("")
+        return chunk
+
+    async def start(self, status: int, *, content_type: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        assert not self.status, "answered twice"
+        self.status, self.content_type, self.headers = status, content_type, dict(headers)
+
+    async def write(self, data: bytes) -> None:
+        await self.gate.wait()
+        if self.gone.is_set():
+            raise ConnectionClosedError("")
+        self.parts.append(data)
+
+    async def finish(self) -> None:
+        self.finished = True
+
+    async def wait_gone(self) -> None:
+        await self.gone.wait()
 
     async def respond(
         self,
@@ -59,6 +96,7 @@ class HttpAnswer:
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
         assert not self.status, "answered twice"
+        await self.gate.wait()
         self.status, self.body, self.content_type, self.headers = status, body, content_type, dict(headers)
 
     @property
@@ -112,6 +150,7 @@ class Hub:
 
     Attributes:
         served: The connections served so far.
+        kinds: The transports they were made for.
         release: Set it to let the connections end.
         failure: Raised by the connections' lives, if set.
     """
@@ -121,8 +160,10 @@ class Hub:
         self.options = options
         self.registry = ConnectionRegistry(self.clock, options, max_unclaimed=max_unclaimed)
         self.served: list[HubConnection] = []
+        self.kinds: list[TransportKind] = []
         self.release = asyncio.Event()
         self.failure: Exception | None = None
+        self.supervisor = Supervisor("hub")
         self.router = TransportRouter(
             self.registry,
             options,
@@ -130,10 +171,12 @@ class Hub:
             serve=self._serve,
             ids=SeededIds(),
             clock=self.clock,
+            start_task=self.supervisor.start,
             stateful_reconnect=stateful_reconnect,
         )
 
-    def _connect(self, request: ConnectionRequest, connection_id: str) -> HubConnection:
+    def _connect(self, request: ConnectionRequest, connection_id: str, kind: TransportKind) -> HubConnection:
+        self.kinds.append(kind)
         json_protocol = JsonHubProtocol()
         session = HubSession(
             {"json": json_protocol},
@@ -152,6 +195,7 @@ class Hub:
     async def http(self, method: str, target: str, **headers: str) -> HttpAnswer:
         """One request, relative to the hub: ``/negotiate?...`` or ``?id=...``."""
         answer = HttpAnswer(request_of(method, "/hub" + target, headers))
+        answer.chunks.put_nowait(b"")
         await self.router.http(answer, target.partition("?")[0])
         return answer
 
