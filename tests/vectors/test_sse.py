@@ -94,6 +94,6 @@ async def test_recorded_refusals(replaying: Replaying, recording: Recorded) -> N
 
 @pytest.mark.parametrize("name", ["accept-list", "accept-upper-case", "accept-parameter"])
 async def test_recorded_accept(replaying: Replaying, recording: Recorded, name: str) -> None:
-    """The media type alone in the Accept header, in any case and among others, asks for events; with a parameter not."""
+    """The media type alone in the Accept header, in any case, among others, asks for events; with a parameter not."""
     async with replaying() as replay:
         (await replay.begin(recording("sse")[name])).check(complete=name == "accept-parameter")
