@@ -9,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any, TypeAlias  # ASGI messages hold what servers and middleware put there
 
+from hubplane.asgi.stopping import STOPPING_EXTENSION, Stopping
 from hubplane.connection.request import ConnectionRequest
 from hubplane.errors import ConnectionClosedError
 
@@ -96,6 +97,20 @@ class AsgiHttpExchange:
             ConnectionClosedError: The client has gone.
         """
         await self._send_part({"type": "http.response.body", "body": b""})
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must not raise, when the server stops, if the server can tell."""
+        if (stopping := self._stopping()) is not None:
+            stopping.add(callback)
+
+    def forget_stop(self, callback: Callable[[], None]) -> None:
+        """The end of `on_stop`; idempotent."""
+        if (stopping := self._stopping()) is not None:
+            stopping.discard(callback)
+
+    def _stopping(self) -> Stopping | None:
+        offered: Stopping | None = (self._request.scope.get("extensions") or {}).get(STOPPING_EXTENSION)
+        return offered
 
     async def wait_gone(self) -> None:
         """Return when the client has gone; what is left of the body is passed over. Cancellation just stops waiting."""

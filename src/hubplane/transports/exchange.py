@@ -62,6 +62,14 @@ class HttpExchange(Protocol):
         """
         ...
 
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must not raise, when the server stops, if the server can tell."""
+        ...
+
+    def forget_stop(self, callback: Callable[[], None]) -> None:
+        """The end of `on_stop`; idempotent."""
+        ...
+
     async def wait_gone(self) -> None:
         """Return when the client has gone; what is left of the body is passed over. Cancellation just stops waiting."""
         ...

@@ -296,9 +296,11 @@ class LongPolling:
 
     async def _wait(self, exchange: HttpExchange, poll: _Poll) -> None:
         watching = self._start_task(self._watch(exchange, poll), "poll")
+        exchange.on_stop(self._listener.shutting_down)
         try:
             await poll.outcome
         finally:
+            exchange.forget_stop(self._listener.shutting_down)
             watching.cancel()
 
     @staticmethod

@@ -68,9 +68,11 @@ async def serve_events(
         connection.attach(stream)
         stream.start(supervisor)
         upload.attach(connection)
+        exchange.on_stop(connection.shutting_down)
         try:
             await serve(connection)
         finally:
+            exchange.forget_stop(connection.shutting_down)
             entry.state = EntryState.DISPOSED
             await stream.wait_ended(close_timeout)
             stream.abort()

@@ -48,6 +48,7 @@ class HttpAnswer:
         parts: What was written of an answer without a length.
         finished: Whether that answer has ended.
         chunks: The body; an empty piece is its end, None a client that leaves.
+        stops: Called when the server stops.
         gone: Set when the client has left.
         gate: Clear it, and the client takes nothing.
     """
@@ -61,6 +62,7 @@ class HttpAnswer:
         self.parts: list[bytes] = []
         self.finished = False
         self.chunks: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.stops: list[Callable[[], None]] = []
         self.gone = asyncio.Event()
         self.gate = asyncio.Event()
         self.gate.set()
@@ -83,6 +85,13 @@ class HttpAnswer:
 
     async def finish(self) -> None:
         self.finished = True
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        self.stops.append(callback)
+
+    def forget_stop(self, callback: Callable[[], None]) -> None:
+        if callback in self.stops:
+            self.stops.remove(callback)
 
     async def wait_gone(self) -> None:
         await self.gone.wait()
