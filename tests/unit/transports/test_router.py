@@ -225,6 +225,22 @@ async def test_websocket_claims_its_token(make_hub: MakeHub) -> None:
     await task
 
 
+@pytest.mark.row("B58")
+async def test_post_before_the_websocket(make_hub: MakeHub) -> None:
+    """What is posted before a WebSocket claims the connection is the first that the hub reads from it."""
+    hub = make_hub()
+    token = (await hub.negotiate())["connectionToken"]
+    answer = await hub.http("POST", f"?id={token}", b'{"protocol":"json","version":1}\x1e')
+    assert answer.outcome == (200, "text/plain", b"")
+    _, serving = hub.websocket(f"?id={token}")
+    task = asyncio.ensure_future(serving)
+    await asyncio.sleep(0)
+    assert [message.protocol for message in hub.served[0].inbox] == ["json"]
+    assert hub.kinds == [TransportKind.WEB_SOCKETS]
+    hub.release.set()
+    await task
+
+
 @pytest.mark.row("B14")
 @pytest.mark.parametrize("transports", [HttpTransportType.WEB_SOCKETS, HttpTransportType.LONG_POLLING])
 async def test_websocket_with_an_unknown_id(make_hub: MakeHub, transports: HttpTransportType) -> None:
