@@ -197,10 +197,7 @@ class HubConnection:
             await waiter
 
     def _has_room_until_polled(self) -> bool:
-        """Whether the peer polls, and what waits for it is little enough to go on.
-
-        It would otherwise fetch one item of a stream with each poll.
-        """
+        # A client that polls would otherwise fetch one item of a stream with each poll.
         limit = self._options.transport_max_buffer_size
         return self._is_polled() and (limit == 0 or self.outbound.size <= limit)
 
@@ -346,8 +343,7 @@ class HubConnection:
         if self.closed:
             return
         outbound = self.outbound
-        # A client that polls is not there most of the time; the transport watches whether it comes back. Polls also
-        # keep the connection alive: no pings, and silence means nothing (row B55).
+        # Polls keep a connection alive without pings (row B55); its transport watches whether they come.
         polled = self._is_polled()
         if outbound.blocked and not polled:
             if self._blocked_since is None:

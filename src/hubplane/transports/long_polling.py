@@ -104,9 +104,10 @@ class _Poll:
         outcome: What it is answered with.
         done: Done when it has been.
         answering: The task that writes the answer.
+        cut: That task was cancelled because the client does not take the answer.
     """
 
-    __slots__ = ("answering", "done", "outcome", "since")
+    __slots__ = ("answering", "cut", "done", "outcome", "since")
 
     def __init__(self, now: float) -> None:
         loop = asyncio.get_running_loop()
@@ -114,6 +115,7 @@ class _Poll:
         self.outcome: asyncio.Future[bytes | _Outcome] = loop.create_future()
         self.done: asyncio.Future[None] = loop.create_future()
         self.answering: asyncio.Task[object] | None = None
+        self.cut = False
 
     def settle(self, outcome: bytes | _Outcome) -> bool:
         """Decide the answer; False when it was decided before."""
@@ -279,6 +281,7 @@ class LongPolling:
             if now - poll.since >= self._options.poll_timeout:
                 poll.settle(_Outcome.TIMEOUT)
         elif poll.answering is not None and now - poll.since > self._options.transport_send_timeout:
+            poll.cut = True
             poll.answering.cancel()
             self._end()
 
@@ -320,8 +323,8 @@ class LongPolling:
             elif outcome is not _Outcome.GONE:
                 await exchange.respond(204, headers=NO_CACHE)
         except asyncio.CancelledError:
-            # Cancelled by `tick`, because the client does not take its answer: the server drops it when we return.
-            if not self._ended or task is None or task.uncancel() > 0:
+            # The server drops the client when we return without an answer.
+            if not poll.cut or task is None or task.uncancel() > 0:
                 raise
             logger.debug("The client did not take the answer to its poll.")
 
