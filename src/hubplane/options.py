@@ -96,6 +96,8 @@ class TransportOptions:
         transport_send_timeout: Seconds a client may refuse to take bytes before it is disconnected.
         disconnect_timeout: Seconds a connection may be without a transport.
         close_timeout: Seconds to wait for the peer's WebSocket Close frame.
+        poll_timeout: Seconds after which a long poll without data is answered, empty; clients give up after 100 s
+            (.NET's `LongPolling.PollTimeout`).
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -111,9 +113,17 @@ class TransportOptions:
     transport_send_timeout: float = 10.0
     disconnect_timeout: float = 15.0
     close_timeout: float = 5.0
+    poll_timeout: float = 90.0
 
     def __post_init__(self) -> None:
-        _positive(self, "outbound_buffer_limit", "transport_send_timeout", "disconnect_timeout", "close_timeout")
+        _positive(
+            self,
+            "outbound_buffer_limit",
+            "transport_send_timeout",
+            "disconnect_timeout",
+            "close_timeout",
+            "poll_timeout",
+        )
         for name in ("application_max_buffer_size", "transport_max_buffer_size", "minimum_protocol_version"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"TransportOptions.{name} must not be negative.")

@@ -124,7 +124,11 @@ async def test_negotiated_websocket(opened: Open, http: httpx.AsyncClient) -> No
     ids = {body["connectionId"], body["connectionToken"]}
     assert len(ids) == 2
     assert all(len(each) == 22 and each.replace("-", "").replace("_", "").isalnum() for each in ids)
-    assert body["availableTransports"] == [{"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}]
+    assert body["availableTransports"] == [
+        {"transport": "WebSockets", "transferFormats": ["Text", "Binary"]},
+        {"transport": "ServerSentEvents", "transferFormats": ["Text"]},
+        {"transport": "LongPolling", "transferFormats": ["Text", "Binary"]},
+    ]
     async with opened(f"?Id={body['connectionToken']}&_=1") as client:
         await client.shake_hands()
         assert (await client.invoke("whoami"))["result"] == [body["connectionId"], None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any  # an ASGI application is any callable that fits
 
+from hubplane.asgi.stopping import Stopping, announcing
 from hubplane.cli.loading import load_app
 from hubplane.cli.logs import log_config
 from hubplane.errors import ConfigurationError
@@ -62,15 +63,16 @@ def run_server(target: Target, listeners: Sequence[socket.socket], *, on_ready: 
     signals = _Signals()
     with signals:
         app = load_app(target.app, factory=target.factory, app_dir=target.app_dir)
+        stopping = Stopping()
         config = uvicorn.Config(
-            app,
+            announcing(app, stopping),
             ws=FAST_EDGE,
             log_config=log_config(target.log_level, target.label),
             # It would write connection tokens and access tokens, which are part of the addresses.
             access_log=False,
             timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
-        signals.server = server = _make_server(config, on_ready)
+        signals.server = server = _make_server(config, stopping, on_ready)
         try:
             server.run(sockets=list(listeners))
         except SystemExit as stopped:
@@ -81,7 +83,7 @@ def run_server(target: Target, listeners: Sequence[socket.socket], *, on_ready: 
     return 0 if server.started or signals.stopped else 1
 
 
-def _make_server(config: uvicorn.Config, on_ready: Callable[[], None]) -> uvicorn.Server:
+def _make_server(config: uvicorn.Config, stopping: Stopping, on_ready: Callable[[], None]) -> uvicorn.Server:
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -89,6 +91,11 @@ def _make_server(config: uvicorn.Config, on_ready: Callable[[], None]) -> uvicor
             await super().startup(sockets=sockets)
             if self.started:
                 on_ready()
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # Before it waits for requests to end: event streams would not, and open polls only after a while.
+            stopping.stop()
+            await super().shutdown(sockets=sockets)
 
     return Server(config)
 

@@ -202,10 +202,18 @@ class HubConnection:
 
         Cancellation just stops the waiting.
         """
-        while self.outbound.blocked and not self.closed:
+        while self.outbound.blocked and not self.closed and not self._has_room_until_polled():
             waiter = asyncio.get_running_loop().create_future()
             self._drain_waiters.append(waiter)
             await waiter
+
+    def _has_room_until_polled(self) -> bool:
+        # A client that polls would otherwise fetch one item of a stream with each poll.
+        limit = self._options.transport_max_buffer_size
+        return self._is_polled() and (limit == 0 or self.outbound.size <= limit)
+
+    def _is_polled(self) -> bool:
+        return self.transport is not None and self.transport.kind is TransportKind.LONG_POLLING
 
     def _overflow(self) -> None:
         logger.warning(
@@ -351,7 +359,9 @@ class HubConnection:
         if self.closed:
             return
         outbound = self.outbound
-        if outbound.blocked:
+        # Polls keep a connection alive without pings (row B55); its transport watches whether they come.
+        polled = self._is_polled()
+        if outbound.blocked and not polled:
             if self._blocked_since is None:
                 self._blocked_since = now
             elif now - self._blocked_since > self._options.transport_send_timeout:
@@ -361,11 +371,11 @@ class HubConnection:
                     self.transport.abort()
                 return
         try:
-            ping = self.session.tick(now, busy=self._reading_paused or bool(self.inbox))
+            ping = self.session.tick(now, busy=polled or self._reading_paused or bool(self.inbox))
         except (ClientTimeoutError, HandshakeError) as error:
             self.end(error, allow_reconnect=True)
             return
-        if ping and not outbound.blocked:
+        if ping and not polled and not outbound.blocked:
             outbound.append_shared(self.protocol.encode(Ping()))
 
     def handshake_done(self) -> None:

@@ -15,6 +15,7 @@ from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
+from hubplane.connection.transport import TransportKind
 from hubplane.endpoint.runner import ConnectionRunner
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
@@ -34,7 +35,8 @@ __all__ = ["HubEndpoint", "HubRuntime", "HubSettings", "default_user_id", "selec
 
 logger = logging.getLogger(__name__)
 
-FORMATS = (TransferFormat.TEXT, TransferFormat.BINARY)
+_TEXT_ONLY = (TransferFormat.TEXT,)
+_FORMATS = (TransferFormat.TEXT, TransferFormat.BINARY)
 
 
 def select_protocols(protocols: Sequence[HubProtocol], options: HubOptions) -> dict[str, HubProtocol]:
@@ -168,6 +170,7 @@ class HubEndpoint:
             serve=self.serve,
             ids=runtime.ids,
             clock=runtime.clock,
+            start_task=self._supervisor.start,
         )
 
     @asynccontextmanager
@@ -208,12 +211,19 @@ class HubEndpoint:
                         connection.transport.abort()
         await self._supervisor.close(grace=max(0.0, deadline - self._clock.monotonic()))
 
-    def connect(self, request: ConnectionRequest, connection_id: str) -> HubConnection:
+    def connect(
+        self, request: ConnectionRequest, connection_id: str, kind: TransportKind = TransportKind.WEB_SOCKETS
+    ) -> HubConnection:
         """Make the connection for a client that has reached us; its transport is attached later."""
         return HubConnection(
             connection_id,
             request=request,
-            session=HubSession(self._protocols, self._options, now=self._clock.monotonic(), transfer_formats=FORMATS),
+            session=HubSession(
+                self._protocols,
+                self._options,
+                now=self._clock.monotonic(),
+                transfer_formats=_TEXT_ONLY if kind is TransportKind.SERVER_SENT_EVENTS else _FORMATS,
+            ),
             cork=self._cork,
             options=self._transport_options,
         )

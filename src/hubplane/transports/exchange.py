@@ -27,7 +27,51 @@ class HttpExchange(Protocol):
         content_type: str | None = "text/plain",
         headers: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Send the whole answer, with Content-Length; once."""
+        """Send the whole answer, with Content-Length; once. A client that has gone gets none."""
+        ...
+
+    async def read(self) -> bytes:
+        """The next piece of the body, as large as the server cuts it; nothing at its end.
+
+        Raises:
+            ConnectionClosedError: The client went away before the end.
+        """
+        ...
+
+    async def start(self, status: int, *, content_type: str, headers: Sequence[tuple[str, str]] = ()) -> None:
+        """Begin an answer of unknown length, instead of `respond`.
+
+        Raises:
+            ConnectionClosedError: The client has gone.
+        """
+        ...
+
+    async def write(self, data: bytes) -> None:
+        """Send a part of the answer that `start` began; returns when the server has room for more.
+
+        Raises:
+            ConnectionClosedError: The client has gone.
+        """
+        ...
+
+    async def finish(self) -> None:
+        """End the answer that `start` began.
+
+        Raises:
+            ConnectionClosedError: The client has gone.
+        """
+        ...
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must not raise, when the server stops, if the server can tell."""
+        ...
+
+    def forget_stop(self, callback: Callable[[], None]) -> None:
+        """The end of `on_stop`; idempotent."""
+        ...
+
+    async def wait_gone(self) -> None:
+        """Return when the client has gone; what is left of the body is passed over. Cancellation just stops waiting."""
         ...
 
 

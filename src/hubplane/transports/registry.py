@@ -5,7 +5,7 @@ Source: signalr-server sections 1.2 (expiry) and 2.5 (states).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 
 from hubplane.clock import Clock
@@ -13,6 +13,7 @@ from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.transport import TransportKind
 from hubplane.errors import LocalProtocolError
 from hubplane.options import TransportOptions
+from hubplane.transports.upload import Upload
 
 __all__ = ["ConnectionEntry", "ConnectionRegistry", "EntryState", "RegistryFullError"]
 
@@ -39,9 +40,10 @@ class ConnectionEntry:
         created_at: When it was negotiated, in monotonic seconds.
         kind: The transport that has claimed it; None before that.
         connection: The connection, once a transport has claimed it.
+        upload: What arrives by POST; None before the first one, and for WebSockets.
     """
 
-    __slots__ = ("connection", "connection_id", "created_at", "kind", "state", "token")
+    __slots__ = ("connection", "connection_id", "created_at", "kind", "state", "token", "upload")
 
     def __init__(self, token: str, connection_id: str, *, created_at: float) -> None:
         self.token = token
@@ -50,6 +52,7 @@ class ConnectionEntry:
         self.created_at = created_at
         self.kind: TransportKind | None = None
         self.connection: HubConnection | None = None
+        self.upload: Upload | None = None
 
 
 class ConnectionRegistry:
@@ -65,15 +68,25 @@ class ConnectionRegistry:
         max_unclaimed: Entries that may be unclaimed at one time.
     """
 
-    __slots__ = ("_clock", "_disconnect_timeout", "_entries", "_max_unclaimed", "_unclaimed")
+    __slots__ = (
+        "_application_max_buffer_size",
+        "_clock",
+        "_disconnect_timeout",
+        "_entries",
+        "_max_unclaimed",
+        "_unclaimed",
+        "_watched",
+    )
 
     def __init__(self, clock: Clock, options: TransportOptions, *, max_unclaimed: int = 100_000) -> None:
         self._clock = clock
         self._disconnect_timeout = options.disconnect_timeout
+        self._application_max_buffer_size = options.application_max_buffer_size
         self._max_unclaimed = max_unclaimed
         self._entries: dict[str, ConnectionEntry] = {}
         # In order of creation, so that a tick stops at the first entry that is young enough.
         self._unclaimed: dict[str, ConnectionEntry] = {}
+        self._watched: dict[str, Callable[[float], None]] = {}
 
     def __len__(self) -> int:
         """The number of entries, claimed or not."""
@@ -122,15 +135,33 @@ class ConnectionRegistry:
         entry.state = EntryState.ACTIVE
         entry.kind = kind
 
+    def upload_of(self, entry: ConnectionEntry) -> Upload:
+        """What arrives for an entry by POST; made when it is first asked for."""
+        if entry.upload is None:
+            entry.upload = Upload(self._application_max_buffer_size)
+        return entry.upload
+
+    def watch(self, entry: ConnectionEntry, tick: Callable[[float], None]) -> None:
+        """Call `tick(now)` once a second, whether a request is open or not, until `unwatch`."""
+        self._watched[entry.token] = tick
+
+    def unwatch(self, entry: ConnectionEntry) -> None:
+        """The end of `watch`; idempotent."""
+        self._watched.pop(entry.token, None)
+
     def dispose(self, entry: ConnectionEntry) -> None:
-        """Forget an entry; idempotent."""
+        """Forget an entry; POSTs that wait are refused; idempotent."""
         entry.state = EntryState.DISPOSED
         self._unclaimed.pop(entry.token, None)
         if self._entries.get(entry.token) is entry:
             del self._entries[entry.token]
+        if entry.upload is not None:
+            entry.upload.end()
 
     def tick(self, now: float) -> None:
-        """Forget what has been unclaimed for longer than the disconnect timeout."""
+        """Forget what has been unclaimed for longer than the disconnect timeout, and let watched transports look."""
+        for watched in tuple(self._watched.values()):
+            watched(now)
         expired = []
         for entry in self._unclaimed.values():
             if now - entry.created_at <= self._disconnect_timeout:

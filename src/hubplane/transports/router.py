@@ -12,25 +12,19 @@ from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.request import ConnectionRequest
 from hubplane.connection.transport import TransportKind
+from hubplane.errors import ConnectionClosedError
 from hubplane.ids import IdSource
 from hubplane.options import HttpTransportType, TransportOptions
 from hubplane.transports.exchange import HttpExchange, WebSocketExchange
+from hubplane.transports.long_polling import NO_CACHE, LongPolling, StartTask, serve_poll
 from hubplane.transports.negotiate import negotiate
-from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry
+from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
+from hubplane.transports.server_sent_events import serve_events
 from hubplane.transports.websocket import serve_websocket
 
 __all__ = ["TransportRouter"]
 
-# The transports that have a room here. Others count as switched off, whatever the options say.
-_IMPLEMENTED = HttpTransportType.WEB_SOCKETS
-
 _NEGOTIATE = "negotiate"
-
-_NO_CACHE = (
-    ("cache-control", "no-cache, no-store"),
-    ("pragma", "no-cache"),
-    ("expires", "Thu, 01 Jan 1970 00:00:00 GMT"),
-)
 
 
 class TransportRouter:
@@ -39,24 +33,26 @@ class TransportRouter:
     Args:
         registry: The hub's connections in this process.
         options: What is offered, and the limits.
-        connect: Makes a connection from its request and public id; called when a transport has claimed it.
+        connect: Makes a connection from its request, public id and transport; called when that has claimed it.
         serve: Runs a connection's life and returns after its goodbye.
         ids: Makes ids and tokens.
-        clock: For the transports' own time limits; WebSockets have none.
+        clock: For the transports' own time limits.
+        start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
         stateful_reconnect: Whether negotiate may agree to stateful reconnect.
     """
 
-    __slots__ = ("_connect", "_ids", "_offered", "_options", "_registry", "_serve", "_stateful_reconnect")
+    __slots__ = ("_clock", "_connect", "_ids", "_options", "_registry", "_serve", "_start_task", "_stateful_reconnect")
 
     def __init__(
         self,
         registry: ConnectionRegistry,
         options: TransportOptions,
-        connect: Callable[[ConnectionRequest, str], HubConnection],
+        connect: Callable[[ConnectionRequest, str, TransportKind], HubConnection],
         serve: Callable[[HubConnection], Awaitable[None]],
         *,
         ids: IdSource,
         clock: Clock,
+        start_task: StartTask,
         stateful_reconnect: bool = False,
     ) -> None:
         self._registry = registry
@@ -64,7 +60,8 @@ class TransportRouter:
         self._connect = connect
         self._serve = serve
         self._ids = ids
-        self._offered = options.transports & _IMPLEMENTED
+        self._clock = clock
+        self._start_task = start_task
         self._stateful_reconnect = stateful_reconnect
 
     async def http(self, exchange: HttpExchange, subpath: str = "") -> None:
@@ -81,7 +78,7 @@ class TransportRouter:
                 await negotiate(
                     exchange,
                     self._registry,
-                    offered=self._offered,
+                    offered=self._options.transports,
                     minimum_version=self._options.minimum_protocol_version,
                     stateful_reconnect=self._stateful_reconnect,
                     ids=self._ids,
@@ -116,7 +113,7 @@ class TransportRouter:
         return serve_websocket(
             exchange,
             self._registry,
-            offered=self._offered,
+            offered=self._options.transports,
             new_id=self._ids.connection_id,
             connect=self._connect,
             serve=self._serve,
@@ -125,21 +122,61 @@ class TransportRouter:
 
     async def _get(self, exchange: HttpExchange) -> None:
         wants_events = _accepts_event_stream(exchange.request)
-        headers = () if wants_events else _NO_CACHE
-        if await self._find(exchange, headers) is None:
+        headers = () if wants_events else NO_CACHE
+        entry = await self._find(exchange, headers)
+        if entry is None:
             return
         kind = TransportKind.SERVER_SENT_EVENTS if wants_events else TransportKind.LONG_POLLING
-        text = f"{kind.value} transport not supported by this end point type"
-        await exchange.respond(404, text.encode("ascii"), headers=headers)
+        wanted = HttpTransportType.SERVER_SENT_EVENTS if wants_events else HttpTransportType.LONG_POLLING
+        if not self._options.transports & wanted:
+            text = f"{kind.value} transport not supported by this end point type"
+            await exchange.respond(404, text.encode("ascii"), headers=headers)
+        elif wants_events:
+            await serve_events(
+                exchange,
+                entry,
+                self._registry,
+                connect=self._connect,
+                serve=self._serve,
+                close_timeout=self._options.close_timeout,
+            )
+        else:
+            await serve_poll(
+                exchange,
+                entry,
+                self._registry,
+                options=self._options,
+                clock=self._clock,
+                connect=self._connect,
+                serve=self._serve,
+                start_task=self._start_task,
+            )
 
     async def _post(self, exchange: HttpExchange) -> None:
-        # While WebSockets are the only transport, an unclaimed connection can only become one of them.
-        if await self._find(exchange) is not None:
+        entry = await self._find(exchange)
+        if entry is None:
+            return
+        if entry.kind is TransportKind.WEB_SOCKETS:
             await exchange.respond(405, b"POST requests are not allowed for WebSocket connections.")
+            return
+        try:
+            taken = entry.state is not EntryState.DISPOSED and await self._registry.upload_of(entry).take(exchange)
+        except ConnectionClosedError:
+            await exchange.respond(400)
+            return
+        await exchange.respond(200 if taken else 404)
 
     async def _delete(self, exchange: HttpExchange) -> None:
-        if await self._find(exchange) is not None:
+        entry = await self._find(exchange)
+        if entry is None:
+            return
+        connection = entry.connection
+        if connection is None or not isinstance(connection.transport, LongPolling):
             await exchange.respond(400, b"Cannot terminate this connection using the DELETE endpoint.")
+            return
+        connection.transport.delete()
+        connection.shutting_down()
+        await exchange.respond(202)
 
     async def _find(self, exchange: HttpExchange, headers: tuple[tuple[str, str], ...] = ()) -> ConnectionEntry | None:
         token = exchange.request.query_value("id")

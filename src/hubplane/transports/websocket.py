@@ -25,7 +25,7 @@ async def serve_websocket(
     *,
     offered: HttpTransportType,
     new_id: Callable[[], str],
-    connect: Callable[[ConnectionRequest, str], HubConnection],
+    connect: Callable[[ConnectionRequest, str, TransportKind], HubConnection],
     serve: Callable[[HubConnection], Awaitable[None]],
     close_timeout: float,
 ) -> None:
@@ -38,7 +38,7 @@ async def serve_websocket(
         registry: Where negotiated connections are.
         offered: The transports of the hub.
         new_id: Makes the id of a connection that skipped negotiation.
-        connect: Makes the connection from the request and its id.
+        connect: Makes the connection from the request, its id and its transport.
         serve: Runs the connection's life and returns after its goodbye.
         close_timeout: Seconds to wait for the peer's Close frame.
     """
@@ -49,11 +49,13 @@ async def serve_websocket(
         await exchange.reject(status, body, content_type=content_type)
         return
     try:
-        connection = entry.connection = connect(exchange.request, entry.connection_id)
+        connection = entry.connection = connect(exchange.request, entry.connection_id, TransportKind.WEB_SOCKETS)
         try:
             transport = await exchange.accept(partial(_attach, connection))
         except ConnectionClosedError:
             return
+        if entry.upload is not None:  # a client may post before it connects, whatever it connects with
+            entry.upload.attach(connection)
         try:
             await serve(connection)
             entry.state = EntryState.DISPOSED

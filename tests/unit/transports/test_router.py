@@ -16,6 +16,8 @@ MakeHub = Callable[..., Any]
 
 NO_CACHE = {"cache-control": "no-cache, no-store", "pragma": "no-cache", "expires": "Thu, 01 Jan 1970 00:00:00 GMT"}
 WEB_SOCKETS = {"transport": "WebSockets", "transferFormats": ["Text", "Binary"]}
+EVENTS = {"transport": "ServerSentEvents", "transferFormats": ["Text"]}
+POLLING = {"transport": "LongPolling", "transferFormats": ["Text", "Binary"]}
 
 
 # -- negotiate -------------------------------------------------------------------------------------------------------
@@ -31,7 +33,7 @@ async def test_negotiate_version_1(make_hub: MakeHub) -> None:
         "negotiateVersion": 1,
         "connectionId": "a-connection-1",
         "connectionToken": "a-connection-2",
-        "availableTransports": [WEB_SOCKETS],
+        "availableTransports": [WEB_SOCKETS, EVENTS, POLLING],
     }
     entry = hub.registry.get("a-connection-2")
     assert (entry.connection_id, entry.state) == ("a-connection-1", EntryState.INACTIVE)
@@ -87,9 +89,14 @@ async def test_negotiate_is_a_post(make_hub: MakeHub, method: str) -> None:
 
 @pytest.mark.row("B8")
 async def test_disabled_transport_is_not_offered(make_hub: MakeHub) -> None:
-    """A transport that is switched off is missing."""
-    body = await make_hub(transports=HttpTransportType.LONG_POLLING).negotiate()
-    assert WEB_SOCKETS not in body["availableTransports"]
+    """A transport that is switched off is missing; the order of the others stays."""
+    for off, left in {
+        HttpTransportType.WEB_SOCKETS: [EVENTS, POLLING],
+        HttpTransportType.SERVER_SENT_EVENTS: [WEB_SOCKETS, POLLING],
+        HttpTransportType.LONG_POLLING: [WEB_SOCKETS, EVENTS],
+    }.items():
+        body = await make_hub(transports=~off).negotiate()
+        assert body["availableTransports"] == left
 
 
 @pytest.mark.row("B9")
@@ -154,7 +161,7 @@ async def test_public_id_is_no_key(make_hub: MakeHub) -> None:
 )
 async def test_transport_that_is_not_offered(make_hub: MakeHub, accept: str, name: bytes) -> None:
     """A GET for a transport that the hub does not have gives 404 with the transport's name."""
-    hub = make_hub()
+    hub = make_hub(transports=HttpTransportType.WEB_SOCKETS)
     token = (await hub.negotiate())["connectionToken"]
     answer = await hub.http("GET", f"?ID={token}&_=1", accept=accept)
     assert answer.outcome == (404, "text/plain", name + b" transport not supported by this end point type")
@@ -214,6 +221,22 @@ async def test_websocket_claims_its_token(make_hub: MakeHub) -> None:
     hub.clock.advance(60)
     hub.registry.tick(hub.clock.monotonic())
     assert hub.registry.get(body["connectionToken"]) is not None
+    hub.release.set()
+    await task
+
+
+@pytest.mark.row("B58")
+async def test_post_before_the_websocket(make_hub: MakeHub) -> None:
+    """What is posted before a WebSocket claims the connection is the first that the hub reads from it."""
+    hub = make_hub()
+    token = (await hub.negotiate())["connectionToken"]
+    answer = await hub.http("POST", f"?id={token}", b'{"protocol":"json","version":1}\x1e')
+    assert answer.outcome == (200, "text/plain", b"")
+    _, serving = hub.websocket(f"?id={token}")
+    task = asyncio.ensure_future(serving)
+    await asyncio.sleep(0)
+    assert [message.protocol for message in hub.served[0].inbox] == ["json"]
+    assert hub.kinds == [TransportKind.WEB_SOCKETS]
     hub.release.set()
     await task
 
