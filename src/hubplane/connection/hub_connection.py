@@ -45,6 +45,7 @@ class HubConnection:
         allow_reconnect: What the Close message tells automatic clients.
         close_message: Whether a Close message is owed to the client.
         tell_error: Whether that message mentions `error`.
+        expires_at: Monotonic seconds at which the connection's login expires and ends it; None for never.
     """
 
     __slots__ = (
@@ -64,6 +65,7 @@ class HubConnection:
         "connection_id",
         "ended",
         "error",
+        "expires_at",
         "inbox",
         "lost",
         "lost_error",
@@ -103,6 +105,7 @@ class HubConnection:
         self.allow_reconnect = False
         self.close_message = True
         self.tell_error = True
+        self.expires_at: float | None = None
         self._cork = cork
         self._options = options
         self._items: dict[Any, Any] | None = None
@@ -331,8 +334,11 @@ class HubConnection:
     # -- time ---------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Once a second: ping, and give up on a client that is silent or does not take bytes."""
+        """Once a second: ping, and give up on a client that is silent, takes no bytes, or whose login has expired."""
         if self.closed:
+            return
+        if self.expires_at is not None and now >= self.expires_at:
+            self.end(None, allow_reconnect=True)
             return
         outbound = self.outbound
         if outbound.blocked:

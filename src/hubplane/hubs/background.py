@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
 from typing import Any, TypeAlias  # a coroutine's send and yield types do not matter to its task
 
 from hubplane.hubs import failures
@@ -59,7 +60,7 @@ class BackgroundCalls:
         method = binding.method
         text = mode_error(method, message)
         if text is not None:
-            if self._pipeline.has_authorization:
+            if self._pipeline.guards(method):
                 # Whether the user may know comes first; the pipeline checks the mode again behind that.
                 self._spawn(site, self._invoke(site, method, message), method)
             else:
@@ -132,10 +133,18 @@ class BackgroundCalls:
         """Run a stream method and send what it yields, then its completion."""
         download.is_running = True
         invocation_id = message.invocation_id
+        resources = AsyncExitStack()
         try:
             if not download.is_cancelled:
-                items = await self._begin(site, method, message, download)
-                if items is None or not await self._send(site, method, invocation_id, items, download):
+                try:
+                    items = await self._begin(site, method, message, download, resources)
+                    done = items is not None and await self._send(site, method, invocation_id, items, download)
+                finally:
+                    closed = await self._close(resources)
+                if not done:
+                    return
+                if closed is not None:
+                    self._answers.stream_failed(site, method, invocation_id, closed)
                     return
             site.connection.write_message(Completion(invocation_id))
         finally:
@@ -143,11 +152,17 @@ class BackgroundCalls:
             self._over(streams, message.stream_ids)
 
     async def _begin(
-        self, site: CallSite, method: HubMethod, message: StreamInvocation, download: Download
+        self,
+        site: CallSite,
+        method: HubMethod,
+        message: StreamInvocation,
+        download: Download,
+        resources: AsyncExitStack,
     ) -> AsyncIterable[object] | None:
         """Run the method up to its stream; None when it has none and that has been answered."""
         try:
-            result = await self._pipeline.run(self._pipeline.hub(HubCall(site)), method, message)
+            hub = await self._pipeline.hub(HubCall(site), resources)
+            result = await self._pipeline.run_on(hub, method, message)
         except Refused as refusal:
             self._answers.error(site, message.invocation_id, str(refusal))
             return None
@@ -186,6 +201,15 @@ class BackgroundCalls:
             self._answers.stream_failed(site, method, invocation_id, error)
             return False
         return True
+
+    @staticmethod
+    async def _close(resources: AsyncExitStack) -> Exception | None:
+        """Close what the hub's factory has opened; the exception of that, if there is one."""
+        try:
+            await resources.aclose()
+        except Exception as error:  # noqa: BLE001 - as above; the caller answers
+            return error
+        return None
 
     def _over(self, streams: ConnectionStreams, stream_ids: Sequence[str]) -> None:
         streams.active -= 1
