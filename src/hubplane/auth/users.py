@@ -14,7 +14,7 @@ from hubplane.connection.request import ConnectionRequest
 __all__ = ["Authenticator", "authenticate", "bearer_token", "expiry", "is_authenticated", "subject"]
 
 Authenticator: TypeAlias = Callable[[ConnectionRequest], Awaitable[object | None] | object | None]
-"""Turns a request into a user, or None where it finds nobody. Plain functions run on the event loop, without waiting."""
+"""Turns a request into a user, or None where it finds nobody. Plain functions run on the event loop: be quick."""
 
 # .NET's long name of `sub`, which its own tokens may carry.
 _NAME_IDENTIFIER = "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/nameidentifier"

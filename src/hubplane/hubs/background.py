@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
 from typing import Any, TypeAlias  # a coroutine's send and yield types do not matter to its task
 
 from hubplane.hubs import failures
 from hubplane.hubs.call import CallSite, HubCall, MethodBinding
+from hubplane.hubs.factories import CallResources
 from hubplane.hubs.failures import Answers
 from hubplane.hubs.methods import HubMethod
 from hubplane.hubs.pipeline import HubPipeline, Refused, is_being_cancelled, mode_error
@@ -133,14 +133,16 @@ class BackgroundCalls:
         """Run a stream method and send what it yields, then its completion."""
         download.is_running = True
         invocation_id = message.invocation_id
-        resources = AsyncExitStack()
+        resources = CallResources()
         try:
             if not download.is_cancelled:
                 try:
                     items = await self._begin(site, method, message, download, resources)
-                    done = items is not None and await self._send(site, method, invocation_id, items, download)
+                    done = items is not None and await self._send(
+                        site, method, invocation_id, items, download, resources
+                    )
                 finally:
-                    closed = await self._close(resources)
+                    closed = await resources.close()
                 if not done:
                     return
                 if closed is not None:
@@ -157,7 +159,7 @@ class BackgroundCalls:
         method: HubMethod,
         message: StreamInvocation,
         download: Download,
-        resources: AsyncExitStack,
+        resources: CallResources,
     ) -> AsyncIterable[object] | None:
         """Run the method up to its stream; None when it has none and that has been answered."""
         try:
@@ -170,9 +172,11 @@ class BackgroundCalls:
             if is_being_cancelled() and not download.is_cancelled:
                 raise
             # Cancelled before there was a stream: for the client the method failed (signalr-server section 5.5).
+            resources.failure = error
             self._answers.threw(site, method, message.invocation_id, error)
             return None
         except Exception as error:  # noqa: BLE001 - the boundary to the application's code; logged in Answers
+            resources.failure = error
             self._answers.threw(site, method, message.invocation_id, error)
             return None
         if isinstance(result, AsyncIterable):
@@ -187,29 +191,23 @@ class BackgroundCalls:
         invocation_id: str,
         items: AsyncIterable[object],
         download: Download,
+        resources: CallResources,
     ) -> bool:
         """Send the items; False when the stream failed and that has been answered."""
         try:
             await send_items(site.connection, invocation_id, items, download)
         except asyncio.CancelledError as error:
             if not is_being_cancelled():
+                resources.failure = error
                 self._answers.stream_failed(site, method, invocation_id, error)
                 return False
             if not download.is_cancelled:
                 raise
         except Exception as error:  # noqa: BLE001 - the boundary to the application's code; logged in Answers
+            resources.failure = error
             self._answers.stream_failed(site, method, invocation_id, error)
             return False
         return True
-
-    @staticmethod
-    async def _close(resources: AsyncExitStack) -> Exception | None:
-        """Close what the hub's factory has opened; the exception of that, if there is one."""
-        try:
-            await resources.aclose()
-        except Exception as error:  # noqa: BLE001 - as above; the caller answers
-            return error
-        return None
 
     def _over(self, streams: ConnectionStreams, stream_ids: Sequence[str]) -> None:
         streams.active -= 1

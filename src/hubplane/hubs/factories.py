@@ -18,7 +18,7 @@ from typing import TypeAlias, cast
 
 from hubplane.hubs.hub import Hub
 
-__all__ = ["HubFactory", "Made", "open_hub"]
+__all__ = ["CallResources", "HubFactory", "Made", "open_hub"]
 
 Made: TypeAlias = (
     Hub
@@ -34,6 +34,27 @@ HubFactory: TypeAlias = Callable[[], Made]
 A factory that yields runs on behind its `yield` when the call has ended, for a stream when its last item is sent. Plain
 functions run on the event loop.
 """
+
+
+class CallResources(AsyncExitStack):
+    """What is closed when a stream has ended.
+
+    Attributes:
+        failure: What the stream has raised, answered already; its resources are to see it.
+    """
+
+    failure: BaseException | None = None
+
+    async def close(self) -> Exception | None:
+        """Close everything; the exception of that, if it is a new one."""
+        failure = self.failure
+        try:
+            await self.__aexit__(
+                type(failure) if failure else None, failure, failure.__traceback__ if failure else None
+            )
+        except Exception as error:  # noqa: BLE001 - the boundary to the application's code; the caller answers
+            return None if error is failure else error
+        return None
 
 
 async def open_hub(made: object, resources: AsyncExitStack) -> Hub:
