@@ -42,6 +42,11 @@ def not_mallory(context: AuthorizationContext) -> bool:
     return getattr(context.user, "identity", None) != "mallory"
 
 
+async def mine_only(context: AuthorizationContext) -> bool:
+    """Knows what is whose."""
+    return context.arguments[0] == "mine"
+
+
 @authorize(not_mallory)
 class MembersHub(Hub):
     """For users only."""
@@ -49,7 +54,7 @@ class MembersHub(Hub):
     async def who(self) -> str | None:
         return self.context.user_identifier
 
-    @authorize(lambda context: context.arguments[0] == "mine")
+    @authorize(mine_only)
     async def read(self, what: str) -> str:
         return what
 

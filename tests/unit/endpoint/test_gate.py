@@ -60,7 +60,7 @@ def made(
     return endpoint, clock
 
 
-def asked(kind: str = "http", query: bytes = b"", **headers: str) -> ConnectionRequest:
+def asked(kind: str = "http", query: bytes = b"", **headers: Any) -> ConnectionRequest:
     """A request."""
     fields = [(name.encode(), value.encode()) for name, value in headers.items()]
     return ConnectionRequest({"type": kind, "path": "/hub", "headers": fields, "query_string": query})
@@ -92,7 +92,7 @@ async def test_an_open_hub_lets_everybody_in() -> None:
 async def test_origins_are_checked_for_websockets_alone(caplog: pytest.LogCaptureFixture) -> None:
     """HTTP requests of other pages are the matter of CORS; a WebSocket with cookies is refused, and logged."""
     endpoint, _ = made()
-    headers = {"origin": "https://evil.example", "host": "chat.example", "cookie": "session=1"}
+    headers: Any = {"origin": "https://evil.example", "host": "chat.example", "cookie": "session=1"}
     assert await endpoint.gate.refusal(asked(**headers)) is None
     assert await endpoint.gate.refusal(asked("websocket", b"access_token=T", **headers)) == 403
     assert "https://evil.example" in caplog.text
