@@ -56,7 +56,7 @@ class JwtAuthenticator:
         leeway: Seconds by which clocks may differ.
 
     Raises:
-        ConfigurationError: PyJWT is missing, or the key or the algorithms are.
+        ConfigurationError: PyJWT is missing, an algorithm is unknown (or needs cryptography), or the key does not fit.
     """
 
     def __init__(
@@ -78,6 +78,13 @@ class JwtAuthenticator:
             raise ConfigurationError("JwtAuthenticator needs a key.")
         if isinstance(algorithms, str) or not algorithms or "none" in {each.lower() for each in algorithms}:
             raise ConfigurationError('JwtAuthenticator.algorithms is a sequence such as ["HS256"], without "none".')
+        for algorithm in algorithms:
+            try:
+                jwt.get_algorithm_by_name(algorithm).prepare_key(key)
+            except NotImplementedError as error:
+                raise ConfigurationError(f"JwtAuthenticator.algorithms: {error}") from error
+            except (jwt.InvalidKeyError, TypeError, ValueError) as error:
+                raise ConfigurationError(f"The key of JwtAuthenticator is none for {algorithm}: {error}") from error
         self._key = key
         self._algorithms = list(algorithms)
         self._audience = audience

@@ -81,9 +81,7 @@ class HubPipeline:
     async def hub(self, call: HubCall, resources: AsyncExitStack) -> Hub:
         """A new instance, bound to `call`; what its factory has opened is closed with `resources`."""
         made = self.hub_factory()
-        hub = made if isinstance(made, Hub) else await open_hub(made, resources)
-        hub._hub_call = call  # noqa: SLF001 - set from outside, as the application's __init__ need not call ours
-        return hub
+        return _bound(made if isinstance(made, Hub) else await open_hub(made, resources), call)
 
     async def run(self, call: HubCall, method: HubMethod, message: Invocation | StreamInvocation) -> object:
         """Run a method that is no stream on a new instance, and return its result.
@@ -91,8 +89,11 @@ class HubPipeline:
         Raises:
             Refused: The user may not call it, or not in this way.
         """
+        made = self.hub_factory()
+        if isinstance(made, Hub):  # nearly always, and there is nothing to close
+            return await self.run_on(_bound(made, call), method, message)
         async with AsyncExitStack() as resources:
-            return await self.run_on(await self.hub(call, resources), method, message)
+            return await self.run_on(_bound(await open_hub(made, resources), call), method, message)
 
     async def run_on(self, hub: Hub, method: HubMethod, message: Invocation | StreamInvocation) -> object:
         """Run a method on this instance and return its result, for a stream method its stream.
@@ -154,6 +155,11 @@ def is_being_cancelled() -> bool:
     """Whether the running task was asked to stop; a method may also have awaited something that was cancelled."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
+
+
+def _bound(hub: Hub, call: HubCall) -> Hub:
+    hub._hub_call = call  # noqa: SLF001 - set from outside, as the application's __init__ need not call ours
+    return hub
 
 
 def _run(context: HubInvocationContext) -> Awaitable[object]:

@@ -72,9 +72,20 @@ def test_audience_issuer_and_leeway() -> None:
     assert strict(asked(token(iss="login"))) is None
 
 
-@pytest.mark.parametrize("wrong", [{"algorithms": ["none"]}, {"algorithms": []}, {"algorithms": "HS256"}, {"key": ""}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"algorithms": ["none"]},
+        {"algorithms": []},
+        {"algorithms": "HS256"},
+        {"algorithms": ["HS257"]},
+        {"key": ""},
+        {"key": 7},
+        {"key": "-----BEGIN PUBLIC KEY-----\nMIIB\n-----END PUBLIC KEY-----"},
+    ],
+)
 def test_a_careless_choice_is_refused(wrong: dict[str, Any]) -> None:
-    """No key, no algorithm, or the algorithm that verifies nothing."""
+    """No key or one of another kind; no algorithm, an unknown one, or the one that verifies nothing."""
     with pytest.raises(ConfigurationError):
         JwtAuthenticator(**{"key": KEY, **wrong})
 
