@@ -45,15 +45,22 @@ def connect(port: int) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.sendall(
         b"GET /bench HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n" + frame(HANDSHAKE)
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
+    read_until(sock, b"\r\n\r\n")  # a client sends nothing before the upgrade has been answered
+    sock.sendall(frame(HANDSHAKE))
+    read_until(sock, ANSWER)
+    return sock
+
+
+def read_until(sock: socket.socket, end: bytes) -> None:
+    """Read until what has come ends with `end`."""
     got = b""
-    while not got.endswith(ANSWER):
+    while not got.endswith(end):
         chunk = sock.recv(4096)
         if not chunk:
             raise RuntimeError(f"the server closed the connection: {got!r}")
         got += chunk
-    return sock
 
 
 class PayloadCounter:

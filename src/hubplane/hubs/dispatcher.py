@@ -179,8 +179,14 @@ class HubDispatcher:
                 return
             binding = table.get(message.target)
             arguments = message.arguments
-            if binding is None or not binding.is_plain or type(arguments) is not Raw or message.stream_ids:
-                # An unusual spelling, arguments that are already bound, or no plain call at all.
+            if (
+                binding is None
+                or not binding.is_plain
+                or type(arguments) is not Raw
+                or message.stream_ids
+                or message.binding_error is not None
+            ):
+                # An unusual spelling, arguments that are already bound or cannot be, or no plain call at all.
                 if not self.needs_slot(connection, message):
                     return
                 binding = table.get(message.target) or self._find(site, message.target)
@@ -194,7 +200,7 @@ class HubDispatcher:
                     return
                 message.arguments = arguments
             inbox.pop(0)
-            if inbox and not gate.looking:
+            if (inbox or connection.unsettled) and not gate.looking:
                 gate.look_behind()
             method = binding.method
             call = HubCall(site, release_slot)

@@ -73,19 +73,25 @@ class PendingAcks:
             if pending.deadline > now:
                 return
             del self._pending[command_id]
-            if not pending.future.done():
-                pending.future.set_exception(
-                    AckTimeoutError(
-                        pending.connection_id,
-                        pending.group,
-                        f"No node acknowledged within {self._timeout:g} s a change of group '{pending.group}' "
-                        f"for connection '{pending.connection_id}'.",
-                    )
-                )
+            _fail(
+                pending.future,
+                AckTimeoutError(
+                    pending.connection_id,
+                    pending.group,
+                    f"No node acknowledged within {self._timeout:g} s a change of group '{pending.group}' "
+                    f"for connection '{pending.connection_id}'.",
+                ),
+            )
 
     def close(self, error: BackplaneError) -> None:
         """End all commands with `error`."""
         pending, self._pending = self._pending, {}
         for entry in pending.values():
-            if not entry.future.done():
-                entry.future.set_exception(error)
+            _fail(entry.future, error)
+
+
+def _fail(future: asyncio.Future[None], error: BackplaneError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        # Counts as looked at: its command may have failed for another reason, and then nobody awaits it.
+        future.exception()

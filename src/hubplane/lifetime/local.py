@@ -13,7 +13,7 @@ from hubplane.connection.hub_connection import HubConnection
 from hubplane.errors import ClientResultError
 from hubplane.ids import IdSource
 from hubplane.lifetime.audience import Audience, AudienceKind
-from hubplane.lifetime.completed import DONE
+from hubplane.lifetime.completed import DONE, TURN, Taken
 from hubplane.lifetime.results import ClientResults
 from hubplane.lifetime.table import ConnectionTable
 from hubplane.protocol.hub_protocol import HubProtocol
@@ -21,6 +21,9 @@ from hubplane.protocol.messages import Completion, Invocation
 from hubplane.protocol.serialized import SerializedHubMessage
 
 __all__ = ["LocalHubLifetimeManager"]
+
+BYTES_PER_TURN = 65_536
+"""Sent to audiences before awaiting senders let the event loop write."""
 
 
 class LocalHubLifetimeManager:
@@ -36,6 +39,7 @@ class LocalHubLifetimeManager:
         self._ids = ids
         self._table = ConnectionTable()
         self._results = ClientResults()
+        self._burst = 0
 
     def run(self) -> AbstractAsyncContextManager[None]:
         """Serve while inside; leaving ends all waiting for clients."""
@@ -80,7 +84,8 @@ class LocalHubLifetimeManager:
     def send(self, audience: Audience, target: str, arguments: Sequence[object]) -> Awaitable[None]:
         """Write an invocation to everybody in `audience` before returning.
 
-        Overlapping groups get it once per group; users and connections once, however often they are named.
+        Overlapping groups get it once per group; users and connections once, however often they are named. Awaiting it
+        waits for a single connection that takes nothing; for an audience, now and then, only for the event loop.
 
         Raises:
             ValueError: The target is empty, or one of several groups is.
@@ -106,6 +111,12 @@ class LocalHubLifetimeManager:
                 connection = table.connections.get(connection_id)
                 if connection is not None:
                     connection.write_serialized(message)
+                    if kind is AudienceKind.CONNECTION:
+                        return Taken(connection) if connection.crowded else DONE
+        self._burst += sum(map(len, message.payloads.values()))
+        if self._burst > BYTES_PER_TURN:
+            self._burst = 0
+            return TURN
         return DONE
 
     # -- client results -----------------------------------------------------------------------------------------

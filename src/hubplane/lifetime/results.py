@@ -231,16 +231,18 @@ def _expel(sender: HubConnection, invocation_id: str) -> bool:
     return False
 
 
-def _fail(future: asyncio.Future[object], error: HubplaneError) -> None:
+def _fail(future: asyncio.Future[object], error: HubplaneError | TypeError) -> None:
     if not future.done():
         future.set_exception(error)
+        # Counts as looked at: asking may have failed for another reason, and then nobody awaits it.
+        future.exception()
 
 
 def _resolve(call: _Call, completion: Completion, protocol: HubProtocol) -> None:
     if call.future.done():
         return
     if completion.error:
-        call.future.set_exception(HubException(completion.error))
+        _fail(call.future, HubException(completion.error))
         return
     result = completion.result
     if result is UNSET_RESULT or call.result_type is None or call.result_type is type(None):
@@ -255,11 +257,11 @@ def _resolve(call: _Call, completion: Completion, protocol: HubProtocol) -> None
                 f"Error trying to deserialize result to {_type_name(call.result_type)}. {error.detail}"
             )
             failure.__cause__ = error
-            call.future.set_exception(failure)
+            _fail(call.future, failure)
             return
         except TypeError as error:
             # The caller asked for a type that no client can send.
-            call.future.set_exception(error)
+            _fail(call.future, error)
             return
     call.future.set_result(result)
 

@@ -22,7 +22,7 @@ from hubplane.ids import IdSource
 from hubplane.lifetime import redis_log
 from hubplane.lifetime.audience import Audience, AudienceKind
 from hubplane.lifetime.channels import HubChannels
-from hubplane.lifetime.completed import DONE, AllOf
+from hubplane.lifetime.completed import DONE, AllOf, Taken
 from hubplane.lifetime.envelope import InvocationEnvelope, decode_invocation, encode_invocation
 from hubplane.lifetime.line import HubLine
 from hubplane.lifetime.membership import Membership
@@ -233,7 +233,7 @@ class ScaleoutHubLifetimeManager:
         message = Invocation(target, arguments)
         if kind is AudienceKind.CONNECTION and (connection := self._table.connections.get(names[0])) is not None:
             connection.write(connection.protocol.encode(message))
-            return DONE
+            return Taken(connection) if connection.crowded else DONE
         serialized = SerializedHubMessage.of(message, self._protocols)
         payload = encode_invocation(audience.excluded, serialized.payloads)
         channels = self.channels

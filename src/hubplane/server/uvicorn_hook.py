@@ -5,7 +5,7 @@ carries an offer, ``scope["extensions"]["hubplane.native"]``. A hub endpoint tak
 loop's callbacks from then on. When anything receives or sends through ASGI instead, uvicorn's own WebSocket class is
 given the request as if it had got it first, and serves it.
 
-Source: uvicorn's contract for ``ws`` classes, 0.35 to 0.54; design: docs/decisions/0002-frames-on-the-fast-edge.md.
+Source: uvicorn's contract for ``ws`` classes, 0.36 to 0.54; design: docs/decisions/0002-frames-on-the-fast-edge.md.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ class HubWebSocketProtocol(asyncio.Protocol):
         "_early",
         "_head",
         "_key",
+        "_left_kind",
         "_lost",
         "_previous",
         "_request",
@@ -78,6 +79,7 @@ class HubWebSocketProtocol(asyncio.Protocol):
         self._head = b""
         self._early = b""
         self._key = b""
+        self._left_kind = "websocket.connect"
         self._lost = False
         self._request: ConnectionRequest | None = None
         self._successor: FastWebSocket | WebSocketsSansIOProtocol | None = None
@@ -255,6 +257,8 @@ class HubWebSocketProtocol(asyncio.Protocol):
                     self._app_done.set_result(None)
                 else:
                     self._app_done.set_exception(failure)
+                    # When the class has refused the request, it never runs the app, and nobody looks.
+                    self._app_done.exception()
             return
         if failure is not None:
             logger.error("Exception in ASGI application\n", exc_info=failure)
@@ -270,16 +274,25 @@ class HubWebSocketProtocol(asyncio.Protocol):
     # -- uvicorn's own class ------------------------------------------------------------------------------------
 
     async def _receive(self) -> Any:
+        if self._left:
+            kind, self._left_kind = self._left_kind, "websocket.disconnect"
+            return {"type": kind} if kind == "websocket.connect" else {"type": kind, "code": 1006, "reason": ""}
         return await self._asgi().receive()
 
     async def _send(self, message: Any) -> None:
-        await self._asgi().send(message)
+        if not self._left:
+            await self._asgi().send(message)
+
+    @property
+    def _left(self) -> bool:
+        """Whether the client has left before anybody decided; to the app that is as usual as if it left later."""
+        return self._lost and self._successor is None and self._request is None
 
     def _asgi(self) -> WebSocketsSansIOProtocol:
         successor = self._successor
         if isinstance(successor, WebSocketsSansIOProtocol):
             return successor
-        if self._request is not None or self._lost:
+        if self._request is not None:
             raise ConnectionClosedError("", "The WebSocket is not served through ASGI.")
         self._app_done = asyncio.get_running_loop().create_future()
         return self._hand_over()

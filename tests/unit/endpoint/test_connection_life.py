@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -577,3 +578,129 @@ async def test_a_failing_heartbeat_is_contained(caplog: pytest.LogCaptureFixture
     await heartbeat.beat()
     assert len(beats) == 2
     assert caplog.text.count("LookupError: broken") == 2
+
+
+# -- the last call of the inbox runs -----------------------------------------------------------------------------------
+
+
+async def test_reading_goes_on_while_the_last_call_runs() -> None:
+    """A call larger than the limit of unread bytes does not stop the reading while its method runs."""
+    gate = asyncio.Event()
+    options = TransportOptions(application_max_buffer_size=1_000)
+    async with serving(transport_options=options, wait=_wait_at(gate)) as (served, _):
+        client = served.connect()
+        await settle()
+        client.send(type=1, invocationId="1", target="wait", arguments=["x" * 2_000])
+        assert not client.transport.reading
+        await settle()
+        assert client.transport.reading
+        assert len(client.messages) == 2
+        gate.set()
+        await settle()
+        assert client.messages[-1]["invocationId"] == "1"
+
+
+async def test_a_fault_behind_the_last_call() -> None:
+    """Bytes that break the protocol end the connection at once, though they came together with a call that waits."""
+    gate = asyncio.Event()
+    async with serving(wait=_wait_at(gate)) as (served, log):
+        client = served.connect()
+        await settle()
+        client.connection.data_received(b'{"type":1,"invocationId":"1","target":"wait","arguments":["x"]}\x1e!\x1e')
+        await settle()
+        assert client.messages[-1]["type"] == 7
+        assert len(log) == 2
+        gate.set()
+
+
+async def test_a_client_that_calls_and_is_gone() -> None:
+    """A client that is lost in the same turn in which its call came is disconnected while the method still runs."""
+    gate = asyncio.Event()
+    async with serving(wait=_wait_at(gate)) as (served, log):
+        client = served.connect()
+        await settle()
+        client.send(type=1, invocationId="1", target="wait", arguments=["x"])
+        client.connection.transport_lost(None)
+        await settle()
+        assert log == ["connected", None]
+        assert served.endpoint.connections() == ()
+        gate.set()
+
+
+async def test_a_client_that_shakes_hands_calls_and_is_gone() -> None:
+    """What a client sent in one go, with its handshake and its end, is served."""
+    async with serving() as (served, log):
+        call = b'{"type":1,"target":"echo","arguments":["x"]}\x1e'
+        client = served.connect(HANDSHAKE + call)
+        client.connection.transport_lost(None)
+        await settle()
+        assert log == ["connected", "x", None]
+        assert served.endpoint.connections() == ()
+
+
+async def test_nothing_starts_on_an_aborted_connection() -> None:
+    """When on_connected has aborted the connection, no call that waits in the inbox starts, streams included."""
+    gate = asyncio.Event()
+
+    async def count(self: LifeHub, items: AsyncIterator[int]) -> None:
+        self.log.append("counting")
+
+    async def on_connected(self: LifeHub) -> None:
+        await gate.wait()
+        self.context.abort()
+
+    async def on_disconnected(self: LifeHub, error: Exception | None) -> None:
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async with serving(count=count, on_connected=on_connected, on_disconnected=on_disconnected) as (served, log):
+        client = served.connect(HANDSHAKE + b'{"type":1,"target":"count","arguments":[],"streamIds":["1"]}\x1e')
+        await settle()
+        gate.set()
+        await settle()
+        assert log == []
+        assert client.messages[-1]["type"] == 7
+
+
+async def test_context_variables_of_calls_at_the_same_time() -> None:
+    """Calls that run at the same time do not see each other's context variables, but those of the request."""
+    gate = asyncio.Event()
+    variable: ContextVar[str] = ContextVar("variable")
+    variable.set("request")
+
+    async def remember(self: LifeHub, text: str) -> list[str]:
+        before = variable.get()
+        variable.set(text)
+        await gate.wait()
+        return [before, variable.get()]
+
+    options = HubOptions(maximum_parallel_invocations_per_client=2)
+    async with serving(options=options, remember=remember) as (served, _):
+        client = served.connect()
+        await settle()
+        for text in ("1", "2"):
+            client.send(type=1, invocationId=text, target="remember", arguments=[text])
+        await settle()
+        gate.set()
+        await settle()
+        results = {message["invocationId"]: message["result"] for message in client.messages if "result" in message}
+        assert results == {"1": ["request", "1"], "2": ["request", "2"]}
+
+
+async def test_arguments_given_twice() -> None:
+    """Arguments given twice, and not in the same number, fail the call, however usual the rest of it is."""
+    async with serving() as (served, log):
+        client = served.connect()
+        await settle()
+        call = b'{"type":1,"invocationId":"1","target":"echo","arguments":["a","b"],"arguments":["x"]}\x1e'
+        client.connection.data_received(call)
+        await settle()
+        assert client.messages[-1]["error"] == "Failed to invoke 'Echo' due to an error on the server."
+        assert log == ["connected"]
+
+
+def _wait_at(gate: asyncio.Event) -> Callable[[Hub, str], object]:
+    async def wait(self: Hub, text: str) -> None:
+        await gate.wait()
+
+    return wait

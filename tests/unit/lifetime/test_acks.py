@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -84,3 +85,18 @@ async def test_close() -> None:
     with pytest.raises(asyncio.CancelledError):
         await two
     assert len(acks) == 0
+
+
+async def test_failure_that_nobody_awaits_is_no_news() -> None:
+    """A command that failed for another reason meanwhile leaves nothing for the event loop to complain about."""
+    clock = FakeClock()
+    acks = PendingAcks(clock, timeout=1.0)
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    acks.create("c", "g")
+    clock.advance(1.0)
+    acks.tick(clock.monotonic())
+    acks.create("c", "g")
+    acks.close(BackplaneUnavailableError("away"))
+    gc.collect()
+    assert complaints == []

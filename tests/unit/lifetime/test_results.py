@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
@@ -152,6 +153,20 @@ async def test_close() -> None:
         await answer
     client.disconnect()
     assert forward.forwarded == []
+
+
+async def test_failure_that_nobody_awaits_is_no_news() -> None:
+    """A question that could not be put leaves nothing for the event loop to complain about."""
+    results = ClientResults()
+    complaints: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    results.expect("q1", "c1", int)
+    results.answer_from_afar(Completion("q1", error="no"), JSON)
+    results.forget("q1")
+    results.expect("q2", "c2", int)
+    results.close()
+    gc.collect()
+    assert complaints == []
 
 
 async def test_asked_afar() -> None:

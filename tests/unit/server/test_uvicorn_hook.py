@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any  # ASGI scopes and messages, and the stand-ins of the conftest
@@ -410,6 +411,44 @@ async def test_client_that_left_is_not_accepted(node: Callable[..., Node], socke
     assert raised == [True]
     assert socket.written == b""
     assert not served.state.connections
+
+
+async def test_client_that_left_before_the_app_looked(node: Callable[..., Node], socket: Any) -> None:
+    """An app that is late for a client that has gone sees it come and go, as under uvicorn's own class."""
+    seen: list[str] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0)
+        seen.append((await receive())["type"])
+        await send({"type": "websocket.accept"})
+        seen.extend([(await receive())["type"] for _ in range(2)])
+
+    served = node(app)
+    protocol = served.upgrade()
+    protocol.connection_lost(None)
+    await served.settle()
+    assert seen == ["websocket.connect", "websocket.disconnect", "websocket.disconnect"]
+    assert socket.written == b""
+
+
+async def test_failure_behind_a_refused_request(
+    node: Callable[..., Node], socket: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an app raises because the library has refused its client's request is nobody's unretrieved exception."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        assert (await receive())["type"] == "websocket.connect", "the client is gone"
+
+    served = node(app)
+    served.upgrade(HEAD.replace(b"x-own: 1", b"sec-websocket-extensions: ;"))
+    await turn()
+    assert socket.written.startswith(b"HTTP/1.1 400 ")
+    socket.protocol.connection_lost(None)
+    await served.settle()
+    del served
+    socket.protocol = None
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_shutdown_answers_what_is_undecided(node: Callable[..., Node], socket: Any, listener: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
-from hubplane.backplane.redis.stackexchange import StackExchangeConfiguration, parse_stackexchange
+from hubplane.backplane.redis.stackexchange import KEYS, StackExchangeConfiguration, parse_stackexchange
 from hubplane.errors import ConfigurationError
 
 __all__ = ["parse"]
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 
 _SCHEMES = {"redis": False, "rediss": True, "valkey": False, "valkeys": True, "unix": False}
 _IGNORED = ("highIntegrity", "highPriorityThreads", "preserveAsyncOrder", "responseTimeout", "writeBuffer")
+_URL_KEYS = {"db", *(key.lower() for key in KEYS)}
 # What these hosts mean for the defaults: redis-backplane section 4.3.
 _AZURE_CACHE = (
     ".redis.cache.windows.net",
@@ -65,6 +66,15 @@ def _parse_url(text: str, *, ignore_unknown: bool) -> StackExchangeConfiguration
     found = StackExchangeConfiguration()
     scheme = parts.scheme.lower()
     login, _, addresses = parts.netloc.rpartition("@")
+    database = unquote(parts.path).strip("/") if scheme != "unix" else ""
+    queries = parse_qsl(parts.query, keep_blank_values=True)
+    unknown = [key + value for key, value in queries if key.lower() not in _URL_KEYS]
+    if (database and not (database.isascii() and database.isdecimal())) or "@" in "".join((parts.fragment, *unknown)):
+        # Nothing of it is shown: what stands there is most likely the rest of a password.
+        raise ConfigurationError(
+            "The Redis URL is malformed: behind the address there is only a database number and ?key=value. "
+            "A / ? # or @ in a user or password must be percent-encoded."
+        )
     user, separator, password = login.partition(":")
     if user:
         found.values["user"] = unquote(user)
@@ -81,9 +91,9 @@ def _parse_url(text: str, *, ignore_unknown: bool) -> StackExchangeConfiguration
         # URLs have always meant 6379, with TLS or without; 6380 is StackExchange.Redis' idea.
         found.endpoints = [e if e.port else Endpoint(e.host, 6379) for e in found.endpoints]
         found.values["ssl"] = _SCHEMES[scheme]
-        if path.strip("/"):
-            found.set("defaultDatabase", path.strip("/"))
-    for key, value in parse_qsl(parts.query, keep_blank_values=True):
+        if database:
+            found.set("defaultDatabase", database)
+    for key, value in queries:
         found.set("defaultDatabase" if key == "db" else key, value, ignore_unknown=ignore_unknown)
     return found
 
@@ -93,6 +103,8 @@ def _options(found: StackExchangeConfiguration) -> RedisOptions:
     for key in _IGNORED:
         if key in found.values:
             logger.warning("The Redis configuration key %s has no effect.", key)
+    if found.flag("checkCertificateRevocation"):
+        logger.warning("The Redis configuration key checkCertificateRevocation has no effect.")
     azure_cache = any(_is_azure(endpoint, _AZURE_CACHE) for endpoint in found.endpoints)
     azure_managed = any(_is_azure(endpoint, _AZURE_MANAGED) for endpoint in found.endpoints)
     tls = found.flag("ssl")

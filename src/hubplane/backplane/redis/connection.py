@@ -203,6 +203,9 @@ async def open_connection(endpoint: Endpoint, options: RedisOptions) -> RedisCon
     except UnicodeError as error:
         # What the resolver raises for a host name that cannot be one.
         raise BackplaneUnavailableError(f"Cannot connect to Redis at {endpoint}: not a host name.") from error
+    except ValueError as error:
+        # The rest of what the event loop finds wrong with an address; unforeseen here, it would end all attempts.
+        raise BackplaneUnavailableError(f"Cannot connect to Redis at {endpoint}: {describe_error(error)}.") from error
     else:
         opened, connection = connection, None
         return opened
@@ -261,7 +264,7 @@ async def _greet(connection: RedisConnection, options: RedisOptions) -> None:
         elif options.protocol == 3 or str(reply).startswith("WRONGPASS"):
             raise BackplaneUnavailableError(_refused("HELLO", reply))
         else:
-            logger.debug("Redis at %s does not take HELLO 3 (%s); speaking RESP2.", connection.endpoint, reply)
+            logger.debug("Redis at %s does not take HELLO 3 (%s); speaking RESP2.", connection.endpoint, _told(reply))
     if connection.resp == 2:
         await _greet_resp2(connection, options)
     if options.command("CLIENT"):
@@ -287,7 +290,12 @@ async def _greet_resp2(connection: RedisConnection, options: RedisOptions) -> No
 
 
 def _refused(command: str, error: ReplyError) -> str:
-    return f"Redis refused {command}: {error}"
+    return f"Redis refused {command}: {_told(error)}"
+
+
+def _told(error: ReplyError) -> str:
+    # Redis repeats the arguments of a command that it does not know, and ours hold the password.
+    return str(error).partition(", with args beginning with")[0]
 
 
 def _introduction(options: RedisOptions) -> list[tuple[str, ...]]:

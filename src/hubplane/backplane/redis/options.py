@@ -20,6 +20,7 @@ BacklogPolicy = Literal["wait", "fail_fast"]
 _DEFAULT_PORT = 6379
 _DEFAULT_TLS_PORT = 6380
 _DEFAULT_SENTINEL_PORT = 26379
+_LARGEST_PORT = 65535
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,13 @@ class RedisOptions:
             raise ConfigurationError(
                 "RedisOptions.endpoints is empty. Name at least one server, such as localhost:6379."
             )
+        for endpoint in self.endpoints:
+            if not 0 <= endpoint.port <= _LARGEST_PORT:
+                raise ConfigurationError(f"The port of {endpoint} must be 0 to {_LARGEST_PORT}.")
+        if self.tls and not self.tls_host and any(endpoint.path for endpoint in self.endpoints):
+            raise ConfigurationError(
+                "TLS over a unix socket needs RedisOptions.tls_host (sslHost), the name in the certificate."
+            )
         for name in (
             "connect_timeout",
             "async_timeout",
@@ -144,10 +152,13 @@ class RedisOptions:
 
     @property
     def addresses(self) -> tuple[Endpoint, ...]:
-        """The endpoints with the default ports filled in: 6379, 6380 with TLS, 26379 for Sentinels."""
+        """The endpoints, each once, with the default ports filled in: 6379, 6380 with TLS, 26379 for Sentinels."""
         port = _DEFAULT_SENTINEL_PORT if self.service_name else _DEFAULT_TLS_PORT if self.tls else _DEFAULT_PORT
         return tuple(
-            endpoint if endpoint.path or endpoint.port else Endpoint(endpoint.host, port) for endpoint in self.endpoints
+            dict.fromkeys(
+                endpoint if endpoint.path or endpoint.port else Endpoint(endpoint.host, port)
+                for endpoint in self.endpoints
+            )
         )
 
     def command(self, name: str) -> str:

@@ -50,6 +50,8 @@ class RedisSession:
         self._subscriptions = self._link("subscriptions", self.subscriber)
         self._outage: BackplaneUnavailableError | None = None
         self._hold_until: float | None = None
+        # Until when the first attempts to connect may be undecided.
+        self._undecided_until: float | None = None
         self._first: asyncio.Future[None] | None = None
 
     @property
@@ -65,6 +67,7 @@ class RedisSession:
 
     def start(self) -> None:
         """Begin to connect."""
+        self._undecided_until = self._clock.monotonic() + self._options.async_timeout
         self._check()
         self._supervisor.start(self._commands.run(), "commands", vital=True)
         self._supervisor.start(self._subscriptions.run(), "subscriptions", vital=True)
@@ -105,6 +108,10 @@ class RedisSession:
         while True:
             await self._clock.sleep(seconds)
             now = self._clock.monotonic()
+            if self._undecided_until is not None and now >= self._undecided_until:
+                self._undecided_until = None
+                # Whoever waits for a first subscription gives up now, and must not take that for an answer.
+                self._lose(BackplaneUnavailableError(f"No connection to Redis within {options.async_timeout:g} s."))
             self.pipeline.expire(now)
             self.subscriber.tick(now)
             self._commands.tick(now)
@@ -130,6 +137,8 @@ class RedisSession:
         if self._sink is None:
             return
         self._hold()
+        if self._commands.is_up and self._subscriptions.is_up:
+            self._undecided_until = None
         if self._commands.is_up and self._subscriptions.is_up and self.subscriber.is_restored:
             # A gap is a matter of one outage; without one, nobody was there before who could have missed anything.
             gap, self.subscriber.missed = self.subscriber.missed, False

@@ -302,6 +302,7 @@ class Subscriber:
             if reply != b"PONG" and not (isinstance(reply, list) and reply[:1] == [b"pong"]):
                 raise RedisProtocolError(f"Redis answered PING with {str(reply)[:80]!r}")
             self._under_way.popleft()
+            self._pump()
         else:
             channel = batch.channels[batch.position]
             if not isinstance(reply, list) or len(reply) != 3 or reply[0] != batch.word or reply[1] != channel.wire:
@@ -334,6 +335,7 @@ class Subscriber:
 
     def _fail(self, batch: _Batch, error: ReplyError) -> None:
         if batch.kind is _Kind.PING:
+            self._pump()
             return
         if batch.kind is _Kind.UNSUBSCRIBE:
             logger.warning("Redis refused to unsubscribe %d channels: %s", len(batch.channels), error)

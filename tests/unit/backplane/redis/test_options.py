@@ -34,9 +34,15 @@ def test_port_0_is_the_default_port(options: RedisOptions, port: int) -> None:
     assert [address.port for address in options.addresses] == [port]
 
 
+def test_addresses_are_listed_once() -> None:
+    """An endpoint that is the same as another one once the port is filled in is not tried twice."""
+    options = RedisOptions(endpoints=(Endpoint("a", 6379), Endpoint("a"), Endpoint("b")))
+    assert options.addresses == (Endpoint("a", 6379), Endpoint("b", 6379))
+
+
 def test_given_ports_and_sockets_stay() -> None:
     """A given port stays, and a unix socket has none."""
-    options = RedisOptions(endpoints=(Endpoint("a", 1), Endpoint(path="/b")), tls=True)
+    options = RedisOptions(endpoints=(Endpoint("a", 1), Endpoint(path="/b")), tls=True, tls_host="c")
     assert options.addresses == options.endpoints
 
 
@@ -71,6 +77,20 @@ def test_endpoint_as_text(endpoint: Endpoint, text: str) -> None:
 def test_wrong_value_is_named(wrong: dict[str, Any], named: str) -> None:
     """A value out of range is an error that names the option."""
     with pytest.raises(ConfigurationError, match=f"RedisOptions.{named}"):
+        RedisOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"endpoints": (Endpoint("h", 65536),)}, "The port of h:65536 must be 0 to 65535."),
+        ({"endpoints": (Endpoint("h", -1),)}, "The port of h:-1 must be 0 to 65535."),
+        ({"endpoints": (Endpoint(path="/s"),), "tls": True}, "TLS over a unix socket needs RedisOptions.tls_host"),
+    ],
+)
+def test_address_that_no_attempt_could_reach_is_refused(wrong: dict[str, Any], text: str) -> None:
+    """A port out of range, or TLS without a name to check, is an error at once."""
+    with pytest.raises(ConfigurationError, match=text):
         RedisOptions(**wrong)
 
 

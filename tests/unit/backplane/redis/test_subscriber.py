@@ -485,6 +485,21 @@ async def test_probe_takes_any_answer(wire: Callable[[], Wire], answer: bytes) -
     assert rig.subscriber.wanted == 1
 
 
+@pytest.mark.parametrize("answer", [b"+PONG\r\n", b"-NOPERM no\r\n"])
+async def test_probes_of_a_frozen_server_do_not_hold_commands_back(wire: Callable[[], Wire], answer: bytes) -> None:
+    """What is wanted while nothing but probes is under way is sent as soon as the first of them is answered."""
+    rig, redis = Rig(), wire()
+    rig.subscriber.attach(redis.connection)
+    for _ in range(20):
+        rig.subscriber.probe()
+    call = await rig.want("a", keep=True)
+    assert redis.commands() == [[b"PING"]] * 20
+    redis.receive(answer * 20)
+    assert redis.commands() == [[b"SUBSCRIBE", b"a"]]
+    redis.answer(b"subscribe", b"a")
+    await call
+
+
 @pytest.mark.parametrize(
     ("commands", "answer"),
     [
