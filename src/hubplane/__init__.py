@@ -8,6 +8,9 @@ from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.hubs.context import HubCallerContext, HubContext
 from hubplane.hubs.clients import ClientProxy, HubCallerClients, HubClients, SingleClientProxy
 from hubplane.hubs.groups import GroupManager
+from hubplane.hubs.authorization import AuthorizationContext, authorize
+from hubplane.auth.tokens import JwtAuthenticator, JwtUser
+from hubplane.connection.request import ConnectionRequest
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
 from hubplane.errors import (
     AckTimeoutError,
@@ -44,6 +47,12 @@ __all__ = [
     "HubFilter",
     "HubInvocationContext",
     "HubLifetimeContext",
+    # Who may, and who it is
+    "authorize",
+    "AuthorizationContext",
+    "JwtAuthenticator",
+    "JwtUser",
+    "ConnectionRequest",
     # What may be caught
     "HubplaneError",
     "ConfigurationError",

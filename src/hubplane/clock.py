@@ -16,6 +16,10 @@ class Clock(Protocol):
         """Seconds since some fixed point; never goes back."""
         ...
 
+    def wall(self) -> float:
+        """Seconds since 1970, to compare with times that others have written down; it may jump."""
+        ...
+
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`; cancellation ends it early."""
         ...
@@ -29,6 +33,10 @@ class SystemClock:
     def monotonic(self) -> float:
         """Seconds since some fixed point; never goes back."""
         return time.monotonic()
+
+    def wall(self) -> float:
+        """Seconds since 1970; it may jump."""
+        return time.time()
 
     async def sleep(self, seconds: float) -> None:
         """Return after `seconds`; cancellation ends it early."""

@@ -5,12 +5,16 @@ Source: signalr-server section 5.1.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import Flag
+from typing import Self, TypeVar
 
 from hubplane.errors import ConfigurationError
 
 __all__ = ["HttpTransportType", "HubOptions", "TransportOptions"]
+
+OptionsT = TypeVar("OptionsT")
 
 
 class HttpTransportType(Flag):
@@ -20,6 +24,13 @@ class HttpTransportType(Flag):
     WEB_SOCKETS = 1
     SERVER_SENT_EVENTS = 2
     LONG_POLLING = 4
+
+
+def _new(cls: type[OptionsT], given: Mapping[str, object]) -> OptionsT:
+    """An instance that knows which options were named, before the dataclass sets them all."""
+    self = object.__new__(cls)
+    object.__setattr__(self, "given", frozenset(given))
+    return self
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -45,6 +56,7 @@ class HubOptions:
         maximum_streams_per_client: Calls of one client with streams, in either direction, that may run at the same
             time; further ones fail (hubplane's own: the original has no limit).
         stateful_reconnect_buffer_size: Bytes kept for replay per connection with stateful reconnect.
+        given: The names of the options that were passed; the others may come from the app's, the environment, the file.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -60,6 +72,11 @@ class HubOptions:
     maximum_parallel_invocations_per_client: int = 1
     maximum_streams_per_client: int = 1_000
     stateful_reconnect_buffer_size: int = 100_000
+    given: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __new__(cls, **given: object) -> Self:
+        """Note what is given."""
+        return _new(cls, given)
 
     def __post_init__(self) -> None:
         _positive(
@@ -98,6 +115,12 @@ class TransportOptions:
         close_timeout: Seconds to wait for the peer's WebSocket Close frame.
         poll_timeout: Seconds after which a long poll without data is answered, empty; clients give up after 100 s
             (.NET's `LongPolling.PollTimeout`).
+        close_on_authentication_expiration: End a connection when the login of its latest request expires; the client
+            may reconnect with a new one.
+        allowed_origins: Origins, such as ``https://app.example``, whose pages may open WebSockets here besides pages
+            of this host; ``*`` for all. Empty (hubplane's own default): others are refused only when the request
+            carries cookies or another login that browsers send by themselves. Else every other origin is refused.
+        given: The names of the options that were passed; the others may come from the app's, the environment, the file.
 
     Raises:
         ConfigurationError: A value is out of range.
@@ -114,6 +137,13 @@ class TransportOptions:
     disconnect_timeout: float = 15.0
     close_timeout: float = 5.0
     poll_timeout: float = 90.0
+    close_on_authentication_expiration: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    given: frozenset[str] = field(init=False, repr=False, compare=False)
+
+    def __new__(cls, **given: object) -> Self:
+        """Note what is given."""
+        return _new(cls, given)
 
     def __post_init__(self) -> None:
         _positive(
@@ -127,3 +157,15 @@ class TransportOptions:
         for name in ("application_max_buffer_size", "transport_max_buffer_size", "minimum_protocol_version"):
             if getattr(self, name) < 0:
                 raise ConfigurationError(f"TransportOptions.{name} must not be negative.")
+        if isinstance(self.allowed_origins, str):
+            raise ConfigurationError("TransportOptions.allowed_origins is a tuple of origins, not one string.")
+        origins = tuple(origin.lower() for origin in self.allowed_origins)
+        object.__setattr__(self, "allowed_origins", origins)
+        for origin in origins:
+            if origin != "*" and (
+                "://" not in origin or origin.endswith("/") or "/" in origin.partition("://")[2] or "*" in origin
+            ):
+                raise ConfigurationError(
+                    f"TransportOptions.allowed_origins: {origin!r} is no origin. "
+                    "Write scheme, host and, where it is unusual, port: https://app.example"
+                )

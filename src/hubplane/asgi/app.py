@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast  # ASGI messages hold wha
 
 from hubplane.asgi.http import AsgiHttpExchange
 from hubplane.asgi.websocket import open_websocket
+from hubplane.auth.users import Authenticator
 from hubplane.backplane.base import Backplane
 from hubplane.clock import Clock, SystemClock
+from hubplane.configuration import layered, load
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id, select_protocols
 from hubplane.endpoint.heartbeat import Heartbeat
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
+from hubplane.hubs.factories import HubFactory
 from hubplane.hubs.filters import HubFilter
 from hubplane.hubs.hub import Hub
 from hubplane.ids import IdSource, SystemIds
@@ -43,6 +46,9 @@ Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
+# What a 401 has to say (RFC 9110); browsers show no dialog for it.
+_CHALLENGE = (("www-authenticate", "Bearer"),)
+
 
 class HubApp:
     """Serves hubs over ASGI 3, under any server, alone or mounted.
@@ -53,28 +59,42 @@ class HubApp:
         options: Options for all hubs; `add_hub` may override them.
         transport_options: How clients reach the hubs.
         protocols: The hub protocols, in order; JSON and MessagePack by default.
-        shutdown_timeout: Seconds that hub methods and disconnect callbacks have to finish at shutdown.
+        filters: Hub filters around every hub, outermost first; those of a hub stand inside.
+        authenticators: Asked in order who sends a request; the first user found becomes ``scope["user"]``. Where they
+            find nobody, the user of the framework's own middleware stays.
+        shutdown_timeout: Seconds that hub methods and disconnect callbacks have to finish at shutdown; 5 by default.
+        config_file: A TOML file with options; None reads the environment variable ``HUBPLANE_CONFIG``. What the code
+            names wins over the environment, which wins over the file.
         clock: Where time comes from.
         ids: Where ids come from.
 
     Raises:
-        ConfigurationError: The Redis configuration is wrong, or the extra ``hubplane[redis]`` is missing.
+        ConfigurationError: The Redis configuration is wrong, the extra ``hubplane[redis]`` is missing, or the file or
+            the environment has a mistake.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - settings, by name
         self,
         redis: str | RedisOptions | Backplane | None = None,
         *,
         options: HubOptions | None = None,
         transport_options: TransportOptions | None = None,
         protocols: Sequence[HubProtocol] | None = None,
-        shutdown_timeout: float = 5.0,
+        filters: Sequence[HubFilter] = (),
+        authenticators: Sequence[Authenticator] = (),
+        shutdown_timeout: float | None = None,
+        config_file: str | os.PathLike[str] | None = None,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
-        self._options = options or HubOptions()
-        self._transport_options = transport_options or TransportOptions()
-        self._shutdown_timeout = shutdown_timeout
+        self._options = options
+        self._transport_options = transport_options
+        self._filters = tuple(filters)
+        self._authenticators = tuple(authenticators)
+        self._configuration = configuration = load(os.environ, config_file)
+        if shutdown_timeout is None:
+            shutdown_timeout = configuration.shutdown_timeout
+        self._shutdown_timeout = 5.0 if shutdown_timeout is None else shutdown_timeout
         self._runtime = HubRuntime(
             protocols=tuple(protocols) if protocols is not None else (JsonHubProtocol(), MessagePackHubProtocol()),
             cork=Cork(),
@@ -82,15 +102,28 @@ class HubApp:
             ids=ids or SystemIds(),
         )
         self._endpoints: dict[str, HubEndpoint] = {}
-        self._backplane = _make_backplane(redis if redis is not None else os.environ.get("HUBPLANE_REDIS") or None)
+        self._backplane = _make_backplane(redis if redis is not None else configuration.redis)
         self._routes = BackplaneRoutes()
         self._supervisor = Supervisor("hubplane")
         self._running = False
         self._stack: AsyncExitStack | None = None
 
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str], /, **arguments: Any) -> HubApp:
+        """An app with options from a TOML file: ``HubApp(config_file=path, ...)``.
+
+        Args:
+            path: The file.
+            arguments: Of `HubApp`, which win over the file.
+
+        Raises:
+            ConfigurationError: As for `HubApp`.
+        """
+        return cls(config_file=path, **arguments)
+
     # -- set-up -------------------------------------------------------------------------------------------------
 
-    def add_hub(
+    def add_hub(  # noqa: PLR0913 - as above
         self,
         path: str,
         hub_type: type[Hub],
@@ -98,8 +131,9 @@ class HubApp:
         hub_name: str | None = None,
         options: HubOptions | None = None,
         transport_options: TransportOptions | None = None,
-        hub_factory: Callable[[], Hub] | None = None,
+        hub_factory: HubFactory | None = None,
         filters: Sequence[HubFilter] = (),
+        authenticators: Sequence[Authenticator] | None = None,
         user_id_provider: Callable[[HubConnection], str | None] = default_user_id,
     ) -> None:
         """Serve `hub_type` at `path`.
@@ -109,10 +143,12 @@ class HubApp:
             hub_type: The hub class.
             hub_name: The name on the backplane: the .NET full type name, such as ``MyApp.Hubs.ChatHub``, when .NET
                 nodes share it; the Python module and class name by default.
-            options: Instead of the app's options.
-            transport_options: Instead of the app's transport options.
-            hub_factory: Makes a hub instance for each call.
-            filters: Hub filters, outermost first.
+            options: On top of the app's options: those named here win.
+            transport_options: On top of the app's transport options, likewise.
+            hub_factory: Makes a hub instance for each call: returns it, awaits it, or yields it, as a generator or
+                context manager that is closed when the call has ended.
+            filters: Hub filters, outermost first, inside those of the app.
+            authenticators: Instead of the app's.
             user_id_provider: Computes a connection's user id from the connection, once.
 
         Raises:
@@ -127,17 +163,20 @@ class HubApp:
         if any(endpoint.hub_type is hub_type for endpoint in self._endpoints.values()):
             raise ConfigurationError(f"{hub_type.__qualname__} is already served; a hub class has one path.")
         name = hub_name or f"{hub_type.__module__}.{hub_type.__qualname__}"
-        options = options or self._options
+        given = self._configuration
+        layers = (given.file, given.hubs.get(path), given.environment)
+        options = layered(HubOptions, *layers, self._options, options)
         self._endpoints[path] = HubEndpoint(
             hub_type,
             name,
             lifetime=self._make_lifetime(name, options),
             settings=HubSettings(
                 options=options,
-                transport_options=transport_options or self._transport_options,
+                transport_options=layered(TransportOptions, *layers, self._transport_options, transport_options),
                 hub_factory=hub_factory,
-                filters=tuple(filters),
+                filters=(*self._filters, *filters),
                 user_id=user_id_provider,
+                authenticators=self._authenticators if authenticators is None else tuple(authenticators),
             ),
             runtime=self._runtime,
         )
@@ -176,10 +215,11 @@ class HubApp:
         Entering never waits for Redis: clients are served, and what needs Redis works once it is there.
 
         Raises:
-            ConfigurationError: The app is already running.
+            ConfigurationError: The app is already running, or the file has a section for a hub that there is not.
         """
         if self._running:
             raise ConfigurationError("This HubApp is already running: its lifespan has been entered twice.")
+        self._configuration.check_hubs(self._endpoints)
         async with AsyncExitStack() as stack:
             self._supervisor.open()
             stack.push_async_callback(self._supervisor.close)
@@ -225,12 +265,16 @@ class HubApp:
             exchange = open_websocket(scope, receive, send)
             if endpoint is None or subpath:
                 await exchange.reject(404, b"", content_type=None)
+            elif (status := await endpoint.gate.refusal(exchange.request)) is not None:
+                await exchange.reject(status, b"", content_type=None)
             else:
                 await endpoint.router.websocket(exchange)
         elif kind == "http":
             http = AsgiHttpExchange(scope, receive, send)
             if endpoint is None:
                 await http.respond(404, b"", content_type=None)
+            elif (status := await endpoint.gate.refusal(http.request)) is not None:
+                await http.respond(status, b"", content_type=None, headers=_CHALLENGE if status == 401 else ())
             else:
                 await endpoint.router.http(http, subpath)
         else:

@@ -45,6 +45,7 @@ class HubConnection:
         allow_reconnect: What the Close message tells automatic clients.
         close_message: Whether a Close message is owed to the client.
         tell_error: Whether that message mentions `error`.
+        expires_at: Monotonic seconds at which the connection's login expires and ends it; None for never.
         unsettled: Something is due as soon as the inbox is empty: to read on, or to end. Whoever takes the last message
             has to see that the runner looks.
     """
@@ -66,6 +67,7 @@ class HubConnection:
         "connection_id",
         "ended",
         "error",
+        "expires_at",
         "inbox",
         "lost",
         "lost_error",
@@ -106,6 +108,7 @@ class HubConnection:
         self.allow_reconnect = False
         self.close_message = True
         self.tell_error = True
+        self.expires_at: float | None = None
         self.unsettled = False
         self._cork = cork
         self._options = options
@@ -355,8 +358,11 @@ class HubConnection:
     # -- time ---------------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Once a second: ping, and give up on a client that is silent or does not take bytes."""
+        """Once a second: ping, and give up on a client that is silent, takes no bytes, or whose login has expired."""
         if self.closed:
+            return
+        if self.expires_at is not None and now >= self.expires_at:
+            self.end(None, allow_reconnect=True)
             return
         outbound = self.outbound
         # Polls keep a connection alive without pings (row B55); its transport watches whether they come.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any  # ASGI scopes hold what servers and middleware put there
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, cast  # ASGI scopes hold what servers and middleware put there
 from urllib.parse import parse_qsl
 
 __all__ = ["ConnectionRequest"]
@@ -64,5 +64,9 @@ class ConnectionRequest:
 
     @property
     def user(self) -> object | None:
-        """What authentication middleware put into ``scope["user"]``, or None."""
+        """What an authenticator or authentication middleware put into ``scope["user"]``, or None."""
         return self.scope.get("user")
+
+    def authenticated_as(self, user: object) -> None:
+        """Set the user, as authentication middleware would: in ``scope["user"]``."""
+        cast("MutableMapping[str, Any]", self.scope)["user"] = user

@@ -11,15 +11,18 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from hubplane.auth.users import Authenticator, subject
 from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
 from hubplane.connection.transport import TransportKind
+from hubplane.endpoint.gate import Gate
 from hubplane.endpoint.runner import ConnectionRunner
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
 from hubplane.hubs.dispatcher import HubDispatcher
+from hubplane.hubs.factories import HubFactory
 from hubplane.hubs.filters import HubFilter
 from hubplane.hubs.hub import Hub
 from hubplane.ids import IdSource
@@ -58,10 +61,10 @@ def select_protocols(protocols: Sequence[HubProtocol], options: HubOptions) -> d
 
 
 def default_user_id(connection: HubConnection) -> str | None:
-    """The user's id from what authentication middleware put into ``scope["user"]``.
+    """The user's id from what an authenticator or authentication middleware put into ``scope["user"]``.
 
-    A mapping of claims gives its ``sub``; Starlette's and Django's user objects give `identity`, `username` or
-    `display_name`, in this order, when they are authenticated.
+    A mapping of claims gives its ``sub``, or .NET's names for it; Starlette's and Django's user objects give
+    `identity`, `username` or `display_name`, in this order, when they are authenticated.
 
     Source: signalr-server section 5.10.
     """
@@ -69,8 +72,7 @@ def default_user_id(connection: HubConnection) -> str | None:
     if user is None:
         return None
     if isinstance(user, Mapping):
-        subject = user.get("sub")
-        return str(subject) if subject else None
+        return subject(user)
     if not getattr(user, "is_authenticated", True):
         return None
     for name in ("identity", "username", "display_name"):
@@ -110,17 +112,19 @@ class HubSettings:
         hub_factory: Makes a hub instance per call; None for the class itself.
         filters: Hub filters, outermost first.
         user_id: Computes a connection's user id, once, at the handshake.
+        authenticators: Asked in order for the user of each request.
     """
 
     options: HubOptions
     transport_options: TransportOptions
-    hub_factory: Callable[[], Hub] | None = None
+    hub_factory: HubFactory | None = None
     filters: tuple[HubFilter, ...] = ()
     user_id: Callable[[HubConnection], str | None] = default_user_id
+    authenticators: tuple[Authenticator, ...] = ()
 
 
 class HubEndpoint:
-    """Everything one mapped hub owns. `run` starts and ends it; `router` is what the edges talk to.
+    """Everything one mapped hub owns. `run` starts and ends it; the edges ask `gate`, then talk to `router`.
 
     Args:
         hub_type: The user's hub class.
@@ -163,6 +167,13 @@ class HubEndpoint:
         )
         self.context = HubContext(lifetime)
         self.registry = ConnectionRegistry(runtime.clock, settings.transport_options)
+        self.gate = Gate(
+            hub_type,
+            authenticators=settings.authenticators,
+            options=settings.transport_options,
+            registry=self.registry,
+            clock=runtime.clock,
+        )
         self.router = TransportRouter(
             self.registry,
             settings.transport_options,
@@ -215,7 +226,7 @@ class HubEndpoint:
         self, request: ConnectionRequest, connection_id: str, kind: TransportKind = TransportKind.WEB_SOCKETS
     ) -> HubConnection:
         """Make the connection for a client that has reached us; its transport is attached later."""
-        return HubConnection(
+        connection = HubConnection(
             connection_id,
             request=request,
             session=HubSession(
@@ -227,6 +238,8 @@ class HubEndpoint:
             cork=self._cork,
             options=self._transport_options,
         )
+        connection.expires_at = self.gate.expires_at(request)
+        return connection
 
     async def serve(self, connection: HubConnection) -> None:
         """Run a connection from its handshake until its transport is closing."""

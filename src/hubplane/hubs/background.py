@@ -11,6 +11,7 @@ from typing import Any, TypeAlias  # a coroutine's send and yield types do not m
 
 from hubplane.hubs import failures
 from hubplane.hubs.call import CallSite, HubCall, MethodBinding
+from hubplane.hubs.factories import CallResources
 from hubplane.hubs.failures import Answers
 from hubplane.hubs.methods import HubMethod
 from hubplane.hubs.pipeline import HubPipeline, Refused, is_being_cancelled, mode_error
@@ -59,7 +60,7 @@ class BackgroundCalls:
         method = binding.method
         text = mode_error(method, message)
         if text is not None:
-            if self._pipeline.has_authorization:
+            if self._pipeline.guards(method):
                 # Whether the user may know comes first; the pipeline checks the mode again behind that.
                 self._spawn(site, self._invoke(site, method, message), method)
             else:
@@ -132,10 +133,20 @@ class BackgroundCalls:
         """Run a stream method and send what it yields, then its completion."""
         download.is_running = True
         invocation_id = message.invocation_id
+        resources = CallResources()
         try:
             if not download.is_cancelled:
-                items = await self._begin(site, method, message, download)
-                if items is None or not await self._send(site, method, invocation_id, items, download):
+                try:
+                    items = await self._begin(site, method, message, download, resources)
+                    done = items is not None and await self._send(
+                        site, method, invocation_id, items, download, resources
+                    )
+                finally:
+                    closed = await resources.close()
+                if not done:
+                    return
+                if closed is not None:
+                    self._answers.stream_failed(site, method, invocation_id, closed)
                     return
             site.connection.write_message(Completion(invocation_id))
         finally:
@@ -143,11 +154,17 @@ class BackgroundCalls:
             self._over(streams, message.stream_ids)
 
     async def _begin(
-        self, site: CallSite, method: HubMethod, message: StreamInvocation, download: Download
+        self,
+        site: CallSite,
+        method: HubMethod,
+        message: StreamInvocation,
+        download: Download,
+        resources: CallResources,
     ) -> AsyncIterable[object] | None:
         """Run the method up to its stream; None when it has none and that has been answered."""
         try:
-            result = await self._pipeline.run(self._pipeline.hub(HubCall(site)), method, message)
+            hub = await self._pipeline.hub(HubCall(site), resources)
+            result = await self._pipeline.run_on(hub, method, message)
         except Refused as refusal:
             self._answers.error(site, message.invocation_id, str(refusal))
             return None
@@ -155,9 +172,11 @@ class BackgroundCalls:
             if is_being_cancelled() and not download.is_cancelled:
                 raise
             # Cancelled before there was a stream: for the client the method failed (signalr-server section 5.5).
+            resources.failure = error
             self._answers.threw(site, method, message.invocation_id, error)
             return None
         except Exception as error:  # noqa: BLE001 - the boundary to the application's code; logged in Answers
+            resources.failure = error
             self._answers.threw(site, method, message.invocation_id, error)
             return None
         if isinstance(result, AsyncIterable):
@@ -172,17 +191,20 @@ class BackgroundCalls:
         invocation_id: str,
         items: AsyncIterable[object],
         download: Download,
+        resources: CallResources,
     ) -> bool:
         """Send the items; False when the stream failed and that has been answered."""
         try:
             await send_items(site.connection, invocation_id, items, download)
         except asyncio.CancelledError as error:
             if not is_being_cancelled():
+                resources.failure = error
                 self._answers.stream_failed(site, method, invocation_id, error)
                 return False
             if not download.is_cancelled:
                 raise
         except Exception as error:  # noqa: BLE001 - the boundary to the application's code; logged in Answers
+            resources.failure = error
             self._answers.stream_failed(site, method, invocation_id, error)
             return False
         return True

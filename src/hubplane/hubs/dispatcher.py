@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import cast  # Any: a coroutine's send and yield types do not matter to who awaits it
 
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.errors import BindingError, ConfigurationError
 from hubplane.hubs.background import BackgroundCalls
 from hubplane.hubs.call import CallGate, CallSite, HubCall, MethodBinding, MethodTable
+from hubplane.hubs.factories import HubFactory
 from hubplane.hubs.failures import Answers
 from hubplane.hubs.filters import AuthorizeHook, HubFilter
 from hubplane.hubs.hub import Hub
@@ -54,7 +55,7 @@ class HubDispatcher:
         protocols: The hub protocols that its connections may speak.
         filters: Hub filters, outermost first.
         authorize: Asked before each method; None admits every call.
-        hub_factory: Makes an instance of exactly `hub_type` per call; None calls it without arguments.
+        hub_factory: Makes an instance of `hub_type` per call; None calls it without arguments.
         supervisor: Owner of the tasks for streams.
 
     Raises:
@@ -64,7 +65,7 @@ class HubDispatcher:
     __slots__ = (
         "_answers",
         "_background",
-        "_hub_factory",
+        "_hub_type",
         "_lifetime",
         "_methods",
         "_pipeline",
@@ -82,7 +83,7 @@ class HubDispatcher:
         protocols: Sequence[HubProtocol],
         filters: Sequence[HubFilter] = (),
         authorize: AuthorizeHook | None = None,
-        hub_factory: Callable[[], Hub] | None = None,
+        hub_factory: HubFactory | None = None,
         supervisor: Supervisor,
     ) -> None:
         if Hub not in getattr(hub_type, "__mro__", ()):
@@ -93,8 +94,8 @@ class HubDispatcher:
         self._sites: dict[HubConnection, CallSite] = {}
         self._answers = Answers(detailed=options.enable_detailed_errors)
         self._pipeline = HubPipeline(hub_type, filters=filters, authorize=authorize, hub_factory=hub_factory)
-        # Read for every call, so kept within reach.
-        self._hub_factory = self._pipeline.hub_factory
+        # Called for every direct call, so kept within reach.
+        self._hub_type = cast("type[Hub]", self._pipeline.hub_factory)
         self._tables = {
             protocol.name: _table(self._methods, protocol, is_direct=self._pipeline.is_direct) for protocol in protocols
         }
@@ -205,12 +206,12 @@ class HubDispatcher:
             call = HubCall(site, release_slot)
             invocation_id = message.invocation_id
             try:
-                hub = self._hub_factory()
-                hub._hub_call = call  # noqa: SLF001 - HubPipeline.hub, without the call
                 if binding.is_direct:
+                    hub = self._hub_type()
+                    hub._hub_call = call  # noqa: SLF001 - HubPipeline.hub, without the call
                     result = await method.function(hub, *arguments)
                 else:
-                    result = await self._pipeline.run(hub, method, message)
+                    result = await self._pipeline.run(call, method, message)
             except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - logged and answered in _failed
                 self._failed(site, method, invocation_id, error)
             else:
@@ -245,7 +246,7 @@ class HubDispatcher:
         connection = site.connection
         invocation_id = message.invocation_id
         try:
-            result = await self._pipeline.run(self._pipeline.hub(HubCall(site)), method, message)
+            result = await self._pipeline.run(HubCall(site), method, message)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - logged and answered in _failed
             self._failed(site, method, invocation_id, error)
             return
@@ -334,7 +335,7 @@ def _table(methods: HubMethods, protocol: HubProtocol, *, is_direct: bool) -> Me
                 method,
                 protocol.argument_decoder(method.parameter_types),
                 [protocol.value_decoder(upload.item_type) for upload in method.uploads],
-                is_direct=is_direct and method.is_plain and method.is_async,
+                is_direct=is_direct and method.is_plain and method.is_async and not method.policies,
             )
         except (TypeError, ValueError) as error:
             raise ConfigurationError(

@@ -27,6 +27,7 @@ from typing import (
 )
 
 from hubplane.errors import ConfigurationError
+from hubplane.hubs.authorization import Policy, PolicyMark, policies_of
 from hubplane.hubs.threads import run_in_thread
 
 __all__ = ["HubMethod", "HubMethods", "UploadParameter", "call_in_thread", "hub_method", "is_async_function"]
@@ -76,6 +77,7 @@ class HubMethod:
         is_async: It is a coroutine function.
         is_stream: It answers with a stream of items.
         is_plain: A call of type 1 without uploads takes a slot: neither `is_stream` nor any uploads.
+        policies: Who may call it; empty for everybody.
     """
 
     __slots__ = (
@@ -85,6 +87,7 @@ class HubMethod:
         "is_stream",
         "name",
         "parameter_types",
+        "policies",
         "python_name",
         "uploads",
     )
@@ -98,6 +101,7 @@ class HubMethod:
         parameter_types: Sequence[object],
         uploads: Sequence[UploadParameter],
         is_stream: bool,
+        policies: Sequence[Policy] = (),
     ) -> None:
         self.name = name
         self.python_name = python_name
@@ -107,6 +111,7 @@ class HubMethod:
         self.is_async = is_async_function(function)
         self.is_stream = is_stream
         self.is_plain = not is_stream and not uploads
+        self.policies = tuple(policies)
 
     async def run(self, hub: object, arguments: Sequence[object]) -> Any:
         """Run the method and return what it returned, for a stream method its stream.
@@ -163,6 +168,11 @@ class HubMethods:
                 continue
             explicit_name = _explicit_name(hub_type, python_name)
             attribute = inspect.getattr_static(hub_type, python_name)
+            if isinstance(attribute, PolicyMark):
+                raise ConfigurationError(
+                    f"{hub_type.__qualname__}.{python_name} was taken for a policy of @authorize: "
+                    "call the method's first parameter 'self', or write @authorize()."
+                )
             if not isinstance(attribute, FunctionType) or python_name.startswith("_"):
                 if explicit_name is not None and attribute is not None:
                     raise ConfigurationError(
@@ -270,6 +280,7 @@ def _inspect(hub_type: type, python_name: str, function: FunctionType, explicit_
         parameter_types=types,
         uploads=uploads,
         is_stream=_is_stream(signature.return_annotation, function, hub_type, where),
+        policies=policies_of(hub_type, python_name),
     )
     if uploads and not method.is_stream and not method.is_async:
         raise ConfigurationError(f"{where} reads a stream of its client, so it must be 'async def'.")

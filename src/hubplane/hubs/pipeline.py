@@ -6,10 +6,13 @@ Source: signalr-server section 5.3.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
+from contextlib import AsyncExitStack
 
 from hubplane.hubs import failures
+from hubplane.hubs.authorization import AuthorizationContext, is_allowed
 from hubplane.hubs.call import HubCall
+from hubplane.hubs.factories import HubFactory, open_hub
 from hubplane.hubs.filters import (
     AuthorizeHook,
     HubFilter,
@@ -35,8 +38,8 @@ class HubPipeline:
 
     Attributes:
         hub_factory: Makes an instance per call.
-        is_direct: Neither filters nor authorization stand around methods: they may be called without `run`.
-        has_authorization: Whether `authorize` was given.
+        is_direct: Neither filters, authorization of all methods, nor a factory of the application's stand around
+            methods: those without policies may be called without `run`.
     """
 
     __slots__ = (
@@ -46,7 +49,7 @@ class HubPipeline:
         "_disconnected",
         "_has_connected",
         "_has_disconnected",
-        "has_authorization",
+        "_hub_type",
         "hub_factory",
         "is_direct",
     )
@@ -57,13 +60,13 @@ class HubPipeline:
         *,
         filters: Sequence[HubFilter],
         authorize: AuthorizeHook | None,
-        hub_factory: Callable[[], Hub] | None,
+        hub_factory: HubFactory | None,
     ) -> None:
-        self.hub_factory: Callable[[], Hub] = hub_factory or hub_type
+        self._hub_type = hub_type
+        self.hub_factory: HubFactory = hub_factory or hub_type
         self._authorize = authorize
-        self.has_authorization = authorize is not None
         self._chain = invocation_chain(filters, _run)
-        self.is_direct = self._chain is None and authorize is None
+        self.is_direct = self._chain is None and authorize is None and isinstance(self.hub_factory, type)
         self._connected = connected_chain(filters, _connected)
         self._disconnected = disconnected_chain(filters, _disconnected)
         self._has_connected = hub_type.on_connected is not Hub.on_connected or self._connected is not _connected
@@ -71,36 +74,69 @@ class HubPipeline:
             hub_type.on_disconnected is not Hub.on_disconnected or self._disconnected is not _disconnected
         )
 
-    def hub(self, call: HubCall) -> Hub:
-        """A new instance, bound to `call`."""
-        hub = self.hub_factory()
-        hub._hub_call = call  # noqa: SLF001 - set from outside, as the application's __init__ need not call ours
-        return hub
+    def guards(self, method: HubMethod) -> bool:
+        """Whether somebody is asked before `method` may be called."""
+        return self._authorize is not None or bool(method.policies)
 
-    async def run(self, hub: Hub, method: HubMethod, message: Invocation | StreamInvocation) -> object:
-        """Run a method and return its result, for a stream method its stream.
+    async def hub(self, call: HubCall, resources: AsyncExitStack) -> Hub:
+        """A new instance, bound to `call`; what its factory has opened is closed with `resources`."""
+        made = self.hub_factory()
+        return _bound(made if isinstance(made, Hub) else await open_hub(made, resources), call)
+
+    async def run(self, call: HubCall, method: HubMethod, message: Invocation | StreamInvocation) -> object:
+        """Run a method that is no stream on a new instance, and return its result.
+
+        Raises:
+            Refused: The user may not call it, or not in this way.
+        """
+        made = self.hub_factory()
+        if isinstance(made, Hub):  # nearly always, and there is nothing to close
+            return await self.run_on(_bound(made, call), method, message)
+        async with AsyncExitStack() as resources:
+            return await self.run_on(_bound(await open_hub(made, resources), call), method, message)
+
+    async def run_on(self, hub: Hub, method: HubMethod, message: Invocation | StreamInvocation) -> object:
+        """Run a method on this instance and return its result, for a stream method its stream.
 
         Raises:
             Refused: The user may not call it, or not in this way.
         """
         context = HubInvocationContext(hub, method, message.arguments)
-        if self._authorize is not None:
-            if not await self._authorize(context):
+        if self.guards(method):
+            if not await self._allows(context):
                 raise Refused(failures.unauthorized(method.name))
             text = mode_error(method, message)
             if text is not None:
                 raise Refused(text)
         return await (_run(context) if self._chain is None else self._chain(context))
 
+    async def _allows(self, context: HubInvocationContext) -> bool:
+        if self._authorize is not None and not await self._authorize(context):
+            return False
+        method = context.method
+        if not method.policies:
+            return True
+        request = context.context.request
+        asked = AuthorizationContext(
+            user=request.user,
+            request=request,
+            hub_type=self._hub_type,
+            method_name=method.name,
+            arguments=tuple(context.arguments),
+        )
+        return await is_allowed(method.policies, asked)
+
     async def connected(self, call: HubCall) -> None:
         """Run the hub's `on_connected`, if it has one."""
         if self._has_connected:
-            await self._connected(HubLifetimeContext(self.hub(call)))
+            async with AsyncExitStack() as resources:
+                await self._connected(HubLifetimeContext(await self.hub(call, resources)))
 
     async def disconnected(self, call: HubCall, error: Exception | None) -> None:
         """Run the hub's `on_disconnected`, if it has one."""
         if self._has_disconnected:
-            await self._disconnected(HubLifetimeContext(self.hub(call)), error)
+            async with AsyncExitStack() as resources:
+                await self._disconnected(HubLifetimeContext(await self.hub(call, resources)), error)
 
 
 def mode_error(method: HubMethod, message: Invocation | StreamInvocation) -> str | None:
@@ -119,6 +155,11 @@ def is_being_cancelled() -> bool:
     """Whether the running task was asked to stop; a method may also have awaited something that was cancelled."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
+
+
+def _bound(hub: Hub, call: HubCall) -> Hub:
+    hub._hub_call = call  # noqa: SLF001 - set from outside, as the application's __init__ need not call ours
+    return hub
 
 
 def _run(context: HubInvocationContext) -> Awaitable[object]:

@@ -25,6 +25,10 @@ class FakeClock:
         """The present time."""
         return self._now
 
+    def wall(self) -> float:
+        """The present time: the epoch is that of `monotonic`."""
+        return self._now
+
     async def sleep(self, seconds: float) -> None:
         """Return once `advance` has passed `seconds` from now."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

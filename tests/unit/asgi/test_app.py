@@ -416,7 +416,9 @@ async def test_choices_for_one_hub() -> None:
         options=HubOptions(),
         transport_options=TransportOptions(transports=HttpTransportType.NONE),
     )
-    app.add_hub("/quiet", type("QuietHub", (ChatHub,), {}), options=HubOptions(), filters=[Shout()])
+    app.add_hub(
+        "/quiet", type("QuietHub", (ChatHub,), {}), options=HubOptions(enable_detailed_errors=False), filters=[Shout()]
+    )
     app.add_hub("/made", type("MadeHub", (NewsHub,), {}), hub_factory=make_news, user_id_provider=from_header)
     async with app.lifespan():
         chat, quiet = await connect(app), await connect(app, "/quiet")

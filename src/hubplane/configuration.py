@@ -1,0 +1,197 @@
+"""Options from the environment and from a TOML file, under those that the code gives.
+
+Each option is looked up on its own: what the code names wins over the environment, the environment over the file.
+Within the file a hub's own section wins over what stands for all hubs, and so it is within the code.
+
+Source: signalr-server section 5.1, "a per-hub copy starts from the global values".
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints  # values from files and variables are anything until converted
+
+import msgspec
+
+from hubplane.errors import ConfigurationError
+from hubplane.options import HttpTransportType, HubOptions, TransportOptions
+
+__all__ = ["Configuration", "layered", "load"]
+
+OptionsT = TypeVar("OptionsT", HubOptions, TransportOptions)
+
+PREFIX = "HUBPLANE_"
+CONFIG_VARIABLE = "HUBPLANE_CONFIG"
+
+_OWN_KEYS = ("redis", "shutdown_timeout", "hubs")
+
+
+def _types(kind: type[HubOptions | TransportOptions]) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {each.name: hints[each.name] for each in fields(kind) if each.init}
+
+
+_HUB, _TRANSPORT = _types(HubOptions), _types(TransportOptions)
+_ALL = {**_HUB, **_TRANSPORT}
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """What the environment and the file say.
+
+    Attributes:
+        source: The file, for messages; empty without one.
+        redis: The Redis configuration, None for none.
+        shutdown_timeout: Seconds, None for the default.
+        file: Options of the file for all hubs.
+        environment: Options of the environment.
+        hubs: Options of the file for one hub, by its path.
+    """
+
+    source: str = ""
+    redis: str | None = None
+    shutdown_timeout: float | None = None
+    file: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    hubs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def check_hubs(self, paths: Collection[str]) -> None:
+        """See that every section of the file belongs to a hub.
+
+        Raises:
+            ConfigurationError: One does not; the text names the nearest hub.
+        """
+        for path in self.hubs:
+            if path not in paths:
+                raise ConfigurationError(
+                    f"{self.source} has a section for the hub {path!r}, but there is no hub at this path."
+                    f"{_nearest(path, paths)}"
+                )
+
+
+def load(environ: Mapping[str, str], path: str | PathLike[str] | None = None) -> Configuration:
+    """Read the environment, and the file at `path` or else the one that ``HUBPLANE_CONFIG`` names.
+
+    Args:
+        environ: The environment's variables. Those named like an option, in capitals behind ``HUBPLANE_``, are options;
+            a name that is nearly one is refused, and others are left alone, for platforms set variables of their own.
+        path: The TOML file.
+
+    Raises:
+        ConfigurationError: The file cannot be read, a key is unknown, or a value does not fit; the text says where.
+    """
+    chosen = path or environ.get(CONFIG_VARIABLE)
+    source = str(chosen) if chosen else ""
+    document = _read(Path(source)) if source else {}
+    for key in document:
+        if key not in _ALL and key not in _OWN_KEYS:
+            raise ConfigurationError(f"{source} has an unknown key {key!r}.{_nearest(key, (*_ALL, *_OWN_KEYS))}")
+    sections = document.get("hubs", {})
+    if not isinstance(sections, dict) or not all(isinstance(section, dict) for section in sections.values()):
+        raise ConfigurationError(f'{source}: sections of hubs are written [hubs."/path"].')
+    hubs: dict[str, Mapping[str, Any]] = {}
+    for hub, section in sections.items():
+        for key in section:
+            if key not in _ALL:
+                raise ConfigurationError(
+                    f"{source} has an unknown key {key!r} in the section of hub {hub!r}.{_nearest(key, _ALL)}"
+                )
+        hubs[hub] = {key: _convert(key, value, f"{source}, hub {hub!r}: {key}") for key, value in section.items()}
+    timeout = environ.get(f"{PREFIX}SHUTDOWN_TIMEOUT", document.get("shutdown_timeout"))
+    redis = environ.get(f"{PREFIX}REDIS") or document.get("redis") or None
+    if redis is not None and not isinstance(redis, str):
+        raise ConfigurationError(f"{source}: redis is a configuration string or a redis:// URL, not {redis!r}.")
+    return Configuration(
+        source=source,
+        redis=redis,
+        shutdown_timeout=None if timeout is None else _checked(timeout, float, "shutdown_timeout"),
+        file={key: _convert(key, value, f"{source}: {key}") for key, value in document.items() if key in _ALL},
+        environment=_environment(environ),
+        hubs=hubs,
+    )
+
+
+def layered(kind: type[OptionsT], *layers: OptionsT | Mapping[str, Any] | None) -> OptionsT:
+    """Options of one kind from several layers, the strongest last.
+
+    Args:
+        kind: The class of options.
+        layers: Options of the code, of which those count that were named; or options by name, those of the other kind
+            left out; or None.
+
+    Raises:
+        ConfigurationError: A value is out of range.
+    """
+    known = _HUB if kind is HubOptions else _TRANSPORT
+    values: dict[str, Any] = {}
+    for layer in layers:
+        if isinstance(layer, (HubOptions, TransportOptions)):
+            values.update({name: getattr(layer, name) for name in layer.given})
+        elif layer is not None:
+            values.update({name: value for name, value in layer.items() if name in known})
+    return kind(**values)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The configuration file {path} cannot be read: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"The configuration file {path} is no TOML: {error}") from error
+
+
+def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    names = {f"{PREFIX}{name.upper()}": name for name in _ALL}
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX):
+            continue
+        if variable in names:
+            name = names[variable]
+            found[name] = _convert(name, text, variable)
+        elif close := get_close_matches(variable, names, n=1, cutoff=0.9):
+            raise ConfigurationError(f"The environment has an unknown {variable}. Do you mean {close[0]}?")
+    return found
+
+
+def _convert(name: str, value: Any, where: str) -> Any:
+    kind = _ALL[name]
+    if isinstance(value, str) and value.strip().lower() == "none":
+        value = None
+    if kind is HttpTransportType:
+        return _transports(value, where)
+    if isinstance(value, str) and "tuple" in str(kind):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    return _checked(value, kind, where)
+
+
+def _checked(value: Any, kind: Any, where: str) -> Any:
+    try:
+        return msgspec.convert(value, kind, strict=not isinstance(value, str))
+    except msgspec.ValidationError as error:
+        raise ConfigurationError(f"{where} cannot be {value!r}: {error}") from error
+
+
+def _transports(value: Any, where: str) -> HttpTransportType:
+    names = value.replace("|", ",").split(",") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigurationError(f"{where} is a list of names such as web_sockets, not {value!r}.")
+    result = HttpTransportType.NONE
+    for name in names:
+        try:
+            result |= HttpTransportType[name.strip().upper()]
+        except KeyError:
+            known = [member.lower() for member in HttpTransportType.__members__]
+            raise ConfigurationError(f"{where} names no transport {name!r}.{_nearest(name.lower(), known)}") from None
+    return result
+
+
+def _nearest(key: str, known: Collection[str]) -> str:
+    close = get_close_matches(key, known, n=1, cutoff=0.5)
+    return f" Do you mean {close[0]!r}?" if close else f" There are: {', '.join(known)}."
