@@ -18,6 +18,7 @@ from hubplane.lifetime.audience import ALL, Audience, AudienceKind
 from hubplane.lifetime.routes import BackplaneRoutes
 from hubplane.lifetime.scaleout import ScaleoutHubLifetimeManager
 from hubplane.protocol.json_protocol import JsonHubProtocol
+from hubplane.protocol.messages import Completion, Invocation
 from hubplane.testing.recording import RecordedClient
 from hubplane.testing.redis_server import RedisServer
 
@@ -151,6 +152,22 @@ async def test_redis_restarts(server: RedisServer, caplog: pytest.LogCaptureFixt
         assert server.command("PUBSUB", "NUMSUB", "App:Hub:group:first member") == [b"App:Hub:group:first member", 0]
         assert sorted(events(caplog)) == [8, 8, 9, 9]
         assert not any(node.client.connection.closed for node in nodes)
+
+
+async def test_answer_given_while_redis_is_away_arrives(server: RedisServer) -> None:
+    """A client that answers during an outage is heard by the node that asked, whichever of the two is back first."""
+    asker, answerer = Node(server, "c1"), Node(server, "c2")
+    async with asker.run() as a, answerer.run() as b:
+        asking = asyncio.create_task(a.invoke_connection("c2", "ask", [], int, timeout=15))
+        await answerer.client.wait_for(1)
+        asked = answerer.client.messages()[0]
+        assert isinstance(asked, Invocation)
+        server.kill()
+        for node in (asker, answerer):
+            await node.changes.lost.wait()
+        assert b.set_connection_result(answerer.client.connection, Completion(asked.invocation_id or "", result=7))
+        server.start()
+        assert await asking == 7
 
 
 @pytest.mark.row("X10", "S47", "S51")

@@ -6,11 +6,20 @@ Source: redis-backplane section 3.11.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 
+from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
-from hubplane.errors import BackplaneError, ClientResultError, EnvelopeError, LocalProtocolError, RemoteProtocolError
+from hubplane.errors import (
+    BackplaneError,
+    BackplaneUnavailableError,
+    ClientResultError,
+    EnvelopeError,
+    LocalProtocolError,
+    RemoteProtocolError,
+)
 from hubplane.ids import IdSource
 from hubplane.lifetime import redis_log
 from hubplane.lifetime.envelope import decode_completion, encode_completion, encode_invocation
@@ -27,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # Seconds between two looks at whether the asked clients of other nodes are still there.
 _LOOK_EVERY = 2.0
+# Seconds between attempts to hand an answer to the node that asked: after an outage it may be back later than this one.
+_FORWARD_PAUSES = (0.25, 0.5, 1.0, 2.0)
 
 
 class Questions:
@@ -37,6 +48,7 @@ class Questions:
         line: Carries questions and answers.
         protocols: The hub protocols, in order.
         ids: Makes invocation ids.
+        clock: Sleeps between attempts to pass an answer on.
 
     Attributes:
         results: What is pending.
@@ -49,6 +61,7 @@ class Questions:
         *,
         protocols: Sequence[HubProtocol],
         ids: IdSource,
+        clock: Clock,
     ) -> None:
         self.results = ClientResults()
         self._table = table
@@ -56,6 +69,7 @@ class Questions:
         self._channels = line.channels
         self._protocols = {protocol.name: protocol for protocol in protocols}
         self._ids = ids
+        self._clock = clock
         self._looking = False
         self._next_look = 0.0
 
@@ -175,9 +189,24 @@ class Questions:
             if completion.error == "":
                 completion = Completion(completion.invocation_id, headers=completion.headers)
             payload = encode_completion(protocol.name, protocol.encode(completion))
-            await self._line.publish(return_channel, payload)
+            await self._hand_over(return_channel, payload)
         except (BackplaneError, LocalProtocolError, TypeError, ValueError, OverflowError) as error:
             redis_log.error_forwarding_result(completion.invocation_id, error)
+
+    async def _hand_over(self, channel: str, payload: bytes) -> None:
+        """Publish an answer until somebody heard it, or nobody is likely to be there any more.
+
+        The node that asked may wait for ever, and ignores an answer that it has already.
+
+        Raises:
+            BackplaneUnavailableError: The broker did not confirm the last attempt.
+        """
+        for pause in _FORWARD_PAUSES:
+            with contextlib.suppress(BackplaneUnavailableError):
+                if await self._line.publish(channel, payload) != 0:
+                    return
+            await self._clock.sleep(pause)
+        await self._line.publish(channel, payload)
 
     # -- the broker ---------------------------------------------------------------------------------------------
 

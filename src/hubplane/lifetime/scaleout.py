@@ -75,7 +75,7 @@ class ScaleoutHubLifetimeManager:
         self._membership = Membership(
             self._table, self._line, clock=clock, ack_timeout=ack_timeout, deliver=self._on_group
         )
-        self._questions = Questions(self._table, self._line, protocols=self._protocols, ids=ids)
+        self._questions = Questions(self._table, self._line, protocols=self._protocols, ids=ids, clock=clock)
         self._patience = patience
         self._serving = False
         # Connections and users that have left, and whose channels are still subscribed.

@@ -211,6 +211,14 @@ async def settled(node: Node) -> None:
     node.manager._supervisor.open()
 
 
+async def pass_pauses(node: Node, count: int) -> None:
+    """Let so many pauses between attempts go by."""
+    for _ in range(count):
+        for _ in range(5):
+            await asyncio.sleep(0)
+        node.clock.advance(2.0)
+
+
 async def test_user_comes_back_while_leaving() -> None:
     """A user who is back before the unsubscription has left stays subscribed."""
     node = Node()
@@ -435,8 +443,43 @@ async def test_answer_cannot_be_forwarded(caplog: pytest.LogCaptureFixture) -> N
         manager._questions.ask_for(client.connection, "q", "somewhere")
         node.backplane.refusal = AWAY
         manager.set_connection_result(client.connection, Completion("q", result=1))
+        await pass_pauses(node, 4)
         await settled(node)
     assert events(caplog) == [13]
+
+
+@pytest.mark.parametrize("trouble", ["not confirmed", "nobody there"])
+async def test_answer_survives_an_outage(trouble: str, caplog: pytest.LogCaptureFixture) -> None:
+    """An answer that was not confirmed, or that nobody heard, is sent again until the node that asked is back."""
+    node = Node()
+    async with node.run() as manager:
+        client = await node.connect("c1")
+        manager._questions.ask_for(client.connection, "q", "somewhere")
+        node.backplane.refusal = AWAY if trouble == "not confirmed" else None
+        node.backplane.receivers = 0
+        manager.set_connection_result(client.connection, Completion("q", result=1))
+        await pass_pauses(node, 2)
+        node.backplane.refusal = None
+        node.backplane.receivers = 1
+        await pass_pauses(node, 1)
+        await settled(node)
+    assert len(node.backplane.published) == (1 if trouble == "not confirmed" else 3)
+    assert {channel for channel, _ in node.backplane.published} == {"somewhere"}
+    assert len(set(node.backplane.published)) == 1
+    assert events(caplog) == []
+
+
+async def test_answer_that_nobody_wants_is_given_up() -> None:
+    """The node that asked may be gone for good: after five attempts its answer is dropped."""
+    node = Node()
+    async with node.run() as manager:
+        client = await node.connect("c1")
+        manager._questions.ask_for(client.connection, "q", "somewhere")
+        node.backplane.receivers = 0
+        manager.set_connection_result(client.connection, Completion("q", result=1))
+        await pass_pauses(node, 4)
+        await settled(node)
+    assert len(node.backplane.published) == 5
 
 
 async def test_client_leaves_after_the_end(caplog: pytest.LogCaptureFixture) -> None:
