@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -26,7 +27,7 @@ GOODBYE = '{"type":7,"allowReconnect":true}\x1e'
 class HttpHub(Hub):
     """Repeats, floods, and says who has left."""
 
-    left: list[str]
+    left: ClassVar[list[str]] = []
     leaving = threading.Condition()
 
     async def echo(self, text: str) -> str:
@@ -50,7 +51,6 @@ def wait_left(connection_id: str, seconds: float) -> bool:
 
 def make_app() -> HubApp:
     """The app; time limits are short."""
-    HttpHub.left = []
     hubs = HubApp(
         options=HubOptions(keep_alive_interval=1.0),
         transport_options=TransportOptions(poll_timeout=2.0, disconnect_timeout=2.0, transport_send_timeout=1.0),
@@ -197,7 +197,7 @@ async def test_client_that_does_not_read_its_stream(http: httpx.AsyncClient, url
 async def test_server_that_stops(http: httpx.AsyncClient, edge: Edge, events: bool) -> None:
     """A plain uvicorn with a grace time stops in time; an event stream ends with its goodbye, an open poll ends."""
     with serving(make_app(), edge, timeout_graceful_shutdown=1) as server:
-        address, _ = await negotiate(http, f"{server.url}/hub")
+        address, connection_id = await negotiate(http, f"{server.url}/hub")
         if events:
             async with streaming(http, address) as texts:
                 await http.post(address, content=HANDSHAKE)
@@ -209,4 +209,4 @@ async def test_server_that_stops(http: httpx.AsyncClient, edge: Edge, events: bo
             await http.post(address, content=HANDSHAKE)
             await http.get(address)
             server.stop()
-    assert len(HttpHub.left) == 1
+    assert wait_left(connection_id, 0)
