@@ -16,9 +16,9 @@ from hubplane.connection.transport import CloseReason, Transport, TransportKind
 from hubplane.errors import ClientTimeoutError, HandshakeError
 from hubplane.options import TransportOptions
 from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
-from hubplane.protocol.messages import HandshakeRequest, HubMessage, Ping
+from hubplane.protocol.messages import HandshakeRequest, HubMessage
 from hubplane.protocol.serialized import SerializedHubMessage
-from hubplane.protocol.session import HubSession
+from hubplane.protocol.session import HubSession, ping_bytes
 
 __all__ = ["HubConnection"]
 
@@ -54,7 +54,6 @@ class HubConnection:
         "__weakref__",
         "_abort_callbacks",
         "_blocked_since",
-        "_cork",
         "_drain_waiters",
         "_end_waiter",
         "_items",
@@ -110,7 +109,6 @@ class HubConnection:
         self.tell_error = True
         self.expires_at: float | None = None
         self.unsettled = False
-        self._cork = cork
         self._options = options
         self._items: dict[Any, Any] | None = None
         self._unread = 0
@@ -382,7 +380,7 @@ class HubConnection:
             self.end(error, allow_reconnect=True)
             return
         if ping and not polled and not outbound.blocked:
-            outbound.append_shared(self.protocol.encode(Ping()))
+            outbound.append_shared(ping_bytes(self.protocol))
 
     def handshake_done(self) -> None:
         """The handshake has chosen a protocol: frame accordingly."""
