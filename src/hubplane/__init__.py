@@ -10,6 +10,7 @@ from hubplane.hubs.clients import ClientProxy, HubCallerClients, HubClients, Sin
 from hubplane.hubs.groups import GroupManager
 from hubplane.hubs.authorization import AuthorizationContext, authorize
 from hubplane.auth.tokens import JwtAuthenticator, JwtUser
+from hubplane.frameworks.django import DjangoSessionAuthenticator, django_database
 from hubplane.connection.request import ConnectionRequest
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
 from hubplane.errors import (
@@ -52,6 +53,8 @@ __all__ = [
     "AuthorizationContext",
     "JwtAuthenticator",
     "JwtUser",
+    "DjangoSessionAuthenticator",
+    "django_database",
     "ConnectionRequest",
     # What may be caught
     "HubplaneError",

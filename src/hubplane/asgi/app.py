@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mutabl
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, cast  # ASGI messages hold what servers put there
 
+from hubplane.asgi.beside import AsgiApp, Beside
 from hubplane.asgi.http import AsgiHttpExchange
 from hubplane.asgi.websocket import open_websocket
 from hubplane.auth.users import Authenticator
@@ -205,6 +206,31 @@ class HubApp:
             if endpoint.hub_type is hub_type:
                 return endpoint.context
         raise ConfigurationError(f"{hub_type.__qualname__} has not been added; call add_hub first.")
+
+    @property
+    def backplane(self) -> Backplane | None:
+        """What connects the nodes; None where the hubs are one node in memory."""
+        return self._backplane
+
+    @property
+    def hub_names(self) -> dict[str, str]:
+        """The name of each hub on the backplane, by the hub's path."""
+        return {path: endpoint.hub_name for path, endpoint in self._endpoints.items()}
+
+    def beside(self, app: AsgiApp, *, at: str = "/hubs") -> AsgiApp:
+        """An ASGI application of the hubs and `app`, which serves nothing but HTTP, such as Django's.
+
+        Where a framework can mount an application, mount the hubs there instead.
+
+        Args:
+            app: Gets all HTTP requests that are not below `at`; no WebSockets, which are refused with 404, and no
+                lifespan, which is that of the hubs.
+            at: The path of the hubs; a hub added as ``/chat`` is then at ``/hubs/chat``.
+
+        Raises:
+            ConfigurationError: `at` does not begin with a slash, or ends with one.
+        """
+        return Beside(self, app, at)
 
     # -- life ---------------------------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ def default_user_id(connection: HubConnection) -> str | None:
     """The user's id from what an authenticator or authentication middleware put into ``scope["user"]``.
 
     A mapping of claims gives its ``sub``, or .NET's names for it; Starlette's and Django's user objects give
-    `identity`, `username` or `display_name`, in this order, when they are authenticated.
+    `identity`, `username`, `display_name` or `get_username()`, in this order, when they are authenticated.
 
     Source: signalr-server section 5.10.
     """
@@ -82,7 +82,9 @@ def default_user_id(connection: HubConnection) -> str | None:
             continue
         if value:
             return str(value)
-    return None
+    # Django's own models of users may call it otherwise, such as `email`.
+    get_username = getattr(user, "get_username", None)
+    return (str(get_username()) or None) if callable(get_username) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -544,6 +544,8 @@ class NoIdentity:
         ({"name": "ann"}, None),
         (User(is_authenticated=True, identity="ann"), "ann"),
         (User(is_authenticated=True, username="ann"), "ann"),
+        (User(is_authenticated=True, email="a@b", get_username=lambda: "a@b"), "a@b"),
+        (User(is_authenticated=True, username="", get_username=lambda: ""), None),
         (User(is_authenticated=False, username=""), None),
         (NoIdentity(), "ann"),
         (object(), None),
