@@ -43,6 +43,32 @@ class FakeClock:
             if not future.done():
                 future.set_result(None)
 
+    async def elapse(self, seconds: float, *, step: float = 1.0) -> None:
+        """Let time pass in steps, with turns of the event loop in between: as a running application sees it.
+
+        `advance` is one jump, after which everything is late at once; here a heartbeat comes every second. What an
+        application does in many turns may still be under way afterwards, so wait for it.
+
+        Args:
+            seconds: How long, in all.
+            step: Seconds of one step; the last one may be shorter.
+        """
+        end = self._now + seconds
+        while self._now < end:
+            self.advance(min(step, end - self._now))
+            for _ in range(_TURNS):
+                await _turn()
+
+
+_TURNS = 20
+
+
+async def _turn() -> None:
+    loop = asyncio.get_running_loop()
+    turned = loop.create_future()
+    loop.call_soon(turned.set_result, None)
+    await turned
+
 
 class SeededIds:
     """Ids in a fixed order: ``a-connection-1``, ``a-node-1``, ``a-invocation-1`` and so on.

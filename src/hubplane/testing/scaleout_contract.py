@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pytest
 
-from hubplane.errors import ClientResultError, HubException
+from hubplane.errors import ClientResultError, ConnectionClosedError, HubException
 from hubplane.lifetime.audience import ALL, Audience, AudienceKind
 from hubplane.options import TransportOptions
 from hubplane.protocol.hub_protocol import HubProtocol
@@ -229,7 +229,7 @@ class ScaleoutLifetimeContract(LifetimeContract):
             async with self.asking(a, "c1") as call:
                 await self.question(client)
                 await self.leave(b, client)
-                with pytest.raises(HubException, match=r"^Connection disconnected\.$"):
+                with pytest.raises(ConnectionClosedError, match=r"^Connection 'c1' disconnected\.$"):
                     await call
 
     @pytest.mark.row("R33")
