@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from hubplane.cli.check import check
 from hubplane.cli.demo import demo
 from hubplane.cli.serve import serve
 from hubplane.cli.version import version
@@ -34,4 +35,5 @@ def hubplane() -> None:
 
 hubplane.add_command(serve)
 hubplane.add_command(demo)
+hubplane.add_command(check)
 hubplane.add_command(version)

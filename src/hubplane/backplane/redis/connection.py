@@ -116,6 +116,12 @@ class RedisConnection(asyncio.Protocol):
         if not self.trouble.done():
             self.trouble.set_result(None)
 
+    @property
+    def tls(self) -> str:
+        """The TLS version spoken, such as "TLSv1.3"; empty without TLS or when the connection is lost."""
+        found = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        return str(found.version() or "TLS") if found is not None else ""
+
     def pause_writing(self) -> None:
         """The socket takes no more for now."""
         self.writable = False

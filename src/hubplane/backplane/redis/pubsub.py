@@ -63,6 +63,11 @@ class RedisBackplane:
         )
 
     @property
+    def options(self) -> RedisOptions:
+        """As given."""
+        return self._options
+
+    @property
     def endpoints(self) -> Sequence[str]:
         """The servers it connects to, for logs: ``localhost:6379``."""
         return [str(address) for address in self._options.addresses]
