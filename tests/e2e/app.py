@@ -7,15 +7,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any  # what clients send through Echo and Broadcast
 from urllib.parse import parse_qs
 
-from hubplane import Hub, HubApp, HubException, HubOptions
+from hubplane import ClientResultError, Hub, HubApp, HubException, HubOptions
 
 MESSAGE = "ReceiveMessage"
 NODE = os.environ.get("NODE", "hubplane")
+endless_streams: set[str] = set()
 
 
 class InteropHub(Hub):
@@ -105,6 +107,48 @@ class InteropHub(Hub):
             if delay_ms:
                 await asyncio.sleep(delay_ms / 1000)
             yield number
+
+    async def failing_stream(self, count: int) -> AsyncIterator[int]:
+        for number in range(count):
+            yield number
+        raise HubException("the stream failed")
+
+    async def endless(self, name: str) -> AsyncIterator[int]:
+        """Counts until somebody stops it; `running` tells whether it does."""
+        endless_streams.add(name)
+        try:
+            for number in itertools.count():
+                yield number
+                await asyncio.sleep(0.01)
+        finally:
+            endless_streams.discard(name)
+
+    async def running(self, name: str) -> bool:
+        return name in endless_streams
+
+    async def upload(self, texts: AsyncIterator[str]) -> str:
+        return ",".join([text async for text in texts])
+
+    async def echo_stream(self, items: AsyncIterator[Any]) -> AsyncIterator[Any]:
+        async for item in items:
+            yield item
+
+    async def repeat(self, text: str, count: int) -> str:
+        return text * count
+
+    async def ask(self, connection_id: str, question: str) -> str:
+        return await self.clients.client(connection_id).invoke("Ask", question, result=str, timeout=10)
+
+    async def ask_int(self, connection_id: str, question: str) -> int:
+        return await self.clients.client(connection_id).invoke("AskInt", question, result=int, timeout=10)
+
+    async def ask_within(self, connection_id: str, milliseconds: int) -> str:
+        """What became of a question, in words."""
+        client = self.clients.client(connection_id)
+        try:
+            return str(await client.invoke("Ask", "anybody?", result=str, timeout=milliseconds / 1000))
+        except (HubException, ClientResultError) as error:
+            return f"{type(error).__name__}: {error}"
 
 
 class ChatHub(InteropHub):

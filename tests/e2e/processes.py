@@ -162,6 +162,12 @@ class JsonLines(Process):
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
 
+    def forget(self) -> None:
+        """Drop what it has told so far, so that looking for what comes stays quick."""
+        with self._news:
+            self.events.clear()
+            self._taken.clear()
+
     def take(self, wanted: Callable[[dict[str, Any]], bool], timeout: float = 15.0) -> dict[str, Any] | None:
         """The oldest event that is wanted and was not taken yet; None when the time is up."""
         found: list[dict[str, Any]] = []

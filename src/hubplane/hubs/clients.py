@@ -14,7 +14,7 @@ from typing import (
     overload,
 )
 
-from hubplane.errors import LocalProtocolError
+from hubplane.errors import ClientResultError, ConnectionClosedError, LocalProtocolError
 from hubplane.hubs.call import HubCall
 from hubplane.hubs.port import HubPort
 from hubplane.lifetime.audience import ALL, Audience, AudienceKind
@@ -104,9 +104,12 @@ class SingleClientProxy(ClientProxy):
             port.open()
         if call is not None:
             call.hand_slot_back()
-        return await port.lifetime.invoke_connection(
-            self._audience.names[0], target, arguments, result, timeout=timeout
-        )
+        try:
+            return await port.lifetime.invoke_connection(
+                self._audience.names[0], target, arguments, result, timeout=timeout
+            )
+        except ConnectionClosedError as error:
+            raise ClientResultError(str(error)) from error
 
 
 class HubClients:

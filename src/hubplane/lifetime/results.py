@@ -242,7 +242,10 @@ def _resolve(call: _Call, completion: Completion, protocol: HubProtocol) -> None
     if call.future.done():
         return
     if completion.error:
-        _fail(call.future, HubException(completion.error))
+        # .NET raises a HubException for a client of another node that left, and an I/O error for one of its own.
+        left = call.connection is None and completion.error == _DISCONNECTED
+        text = f"Connection '{call.connection_id}' disconnected."
+        _fail(call.future, ConnectionClosedError(call.connection_id, text) if left else HubException(completion.error))
         return
     result = completion.result
     if result is UNSET_RESULT or call.result_type is None or call.result_type is type(None):

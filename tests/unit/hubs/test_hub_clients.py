@@ -9,7 +9,7 @@ from typing import Any  # a served hub, of the conftest
 
 import pytest
 
-from hubplane.errors import HubException, LocalProtocolError
+from hubplane.errors import ClientResultError, HubException, LocalProtocolError
 from hubplane.hubs.clients import HubClients
 from hubplane.hubs.context import HubContext
 from hubplane.hubs.groups import GroupManager
@@ -166,6 +166,21 @@ async def test_what_a_client_answers(serve: Serve, answer: dict[str, object], ex
         assert (question["target"], question["arguments"]) == ("Ask", ["how many"])
         asked.write({"type": 3, "invocationId": question["invocationId"]} | answer)
         assert await asking.receive() == {"type": 3, "invocationId": "1"} | expected
+
+
+@pytest.mark.row("B116")
+async def test_asked_client_that_leaves(serve: Serve) -> None:
+    """Whoever asked gets the error of a client that was never there, and may catch both as one."""
+    async with serve(Sender) as server:
+        asked = await server.connect()
+        client = server.context.clients.client(asked.connection_id)
+        answer = asyncio.create_task(client.invoke("Ask", result=int))
+        await asked.receive()
+        await asked.leave()
+        with pytest.raises(ClientResultError, match=f"^Connection '{asked.connection_id}' disconnected\\.$"):
+            await answer
+        with pytest.raises(ClientResultError, match="does not exist"):
+            await client.invoke("Ask", result=int)
 
 
 # -- arguments ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import gc
 import pytest
 
 from hubplane.connection.hub_connection import HubConnection
-from hubplane.errors import ClientResultError, HubException, RemoteProtocolError
+from hubplane.errors import ClientResultError, ConnectionClosedError, HubException, RemoteProtocolError
 from hubplane.lifetime.results import ClientResults
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.messages import Completion, Raw
@@ -76,6 +76,7 @@ async def test_too_many_errands() -> None:
     assert len(forward.forwarded) == 2
 
 
+@pytest.mark.row("B119")
 async def test_wrong_sender_of_an_errand() -> None:
     """Only the asked client may answer."""
     results = ClientResults()
@@ -100,6 +101,21 @@ async def test_answer_from_afar_for_a_local_call() -> None:
     results.answer_from_afar(Completion("q", result=Raw(b"2")), JSON)
     results.answer_from_afar(Completion("q", result=Raw(b"3")), JSON)
     assert await answer == 2
+
+
+@pytest.mark.row("B116")
+async def test_client_of_another_node_leaves() -> None:
+    """Its node says so in the words of .NET, and whoever asked gets the error of a client of this node that leaves."""
+    results = ClientResults()
+    answer = results.expect("q", "c1", int)
+    results.answer_from_afar(Completion("q", error="Connection disconnected."), JSON)
+    with pytest.raises(ConnectionClosedError, match=r"^Connection 'c1' disconnected\.$"):
+        await answer
+    client = RecordedClient("c2", JSON)
+    answer = results.expect("q", "c2", int, client.connection)
+    results.answer(client.connection, Completion("q", error="Connection disconnected."))
+    with pytest.raises(HubException, match=r"^Connection disconnected\.$"):
+        await answer
 
 
 async def test_value_at_hand() -> None:
