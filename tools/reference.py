@@ -1,4 +1,4 @@
-"""Writes docs/reference/api.md from the docstrings of the public names, and command.md from the command's help.
+"""Writes docs/reference: api.md and testing.md from the docstrings of public names, command.md from the command's help.
 
     tools/reference.py            write the pages anew
     tools/reference.py --check    fail if one is stale
@@ -29,6 +29,12 @@ HEAD = """# Public names
 
 Everything that `from hubplane import ...` offers, in reading order. Durations are seconds, sizes bytes. This page is
 written from the docstrings by `make docs`.
+"""
+
+TESTING_HEAD = """# Names for tests
+
+Everything that `from hubplane.testing import ...` offers; [how to test hubs](../how-to/test.md) shows them at work.
+This page is written from the docstrings by `make docs`.
 """
 
 LINE = 100
@@ -176,7 +182,12 @@ def entry(name: str, value: object) -> str:
             "| member | value |\n| --- | --- |\n" + "\n".join(f"| `{m.name}` | `{m.value!r}` |" for m in value)
         )
     if isinstance(value, type):
+        promises = [doc for member, _, doc in members(value) if member.startswith("test_")]
+        if promises:
+            parts.append("\n".join(["What it tests:", "", *(f"- {' '.join(doc.split())}" for doc in promises)]))
         for member, how, doc in members(value):
+            if member.startswith("test_"):
+                continue
             parts.append(f"### `{name}.{member}`")
             if how:
                 parts.append(f"```text\n{how}\n```")
@@ -184,9 +195,9 @@ def entry(name: str, value: object) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def render(names: dict[str, object]) -> str:
+def render(names: dict[str, object], head: str = HEAD) -> str:
     """The page."""
-    return HEAD + "".join(f"\n{entry(name, value)}\n" for name, value in names.items())
+    return head + "".join(f"\n{entry(name, value)}\n" for name, value in names.items())
 
 
 COMMAND_HEAD = """# The command
@@ -235,20 +246,31 @@ def render_command(group: click.Group) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def public_names(module: str) -> dict[str, object]:
+    """What a module's `__all__` offers, in its order."""
+    found = importlib.import_module(module)
+    return {name: getattr(found, name) for name in getattr(found, "__all__", []) if not name.startswith("_")}
+
+
 def main(arguments: list[str]) -> int:
     """Write or check the pages; 1 if one is stale."""
-    facade = importlib.import_module("hubplane")
-    names = {name: getattr(facade, name) for name in getattr(facade, "__all__", []) if not name.startswith("_")}
+    names = public_names("hubplane")
+    testing = public_names("hubplane.testing")
     command = importlib.import_module("hubplane.cli.group").hubplane
     stale = 0
-    for page, text in (("api.md", render(names)), ("command.md", render_command(command))):
+    pages = {
+        "api.md": render(names),
+        "testing.md": render(testing, TESTING_HEAD),
+        "command.md": render_command(command),
+    }
+    for page, text in pages.items():
         path = PAGES / page
         if "--check" not in arguments:
             path.write_text(text, encoding="utf-8")
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
             print(f"{path.relative_to(ROOT)} is stale: run 'make docs'", file=sys.stderr)
             stale = 1
-    print(f"reference: {len(names)} public names, {len(command.commands)} commands")
+    print(f"reference: {len(names)} public names, {len(testing)} for tests, {len(command.commands)} commands")
     return stale
 
 

@@ -117,6 +117,16 @@ class Sample:
         return count > 0 and name is None
 
 
+class Suite:
+    """To inherit."""
+
+    def test_one(self) -> None:
+        """One holds."""
+
+    def make(self) -> None:
+        """Make it."""
+
+
 class Kinds(Flag):
     """What there is."""
 
@@ -126,13 +136,14 @@ class Kinds(Flag):
 
 def test_docstrings_become_reference_pages() -> None:
     """A public name's docstring is set as prose and tables, with the default values and the methods of its class."""
-    page = reference.render({"Sample": Sample, "Kinds": Kinds})
+    page = reference.render({"Sample": Sample, "Kinds": Kinds, "Suite": Suite})
     assert "## `Sample`\n\nHolds values.\n\nMore about it, with `code`.\n\n| name | default | meaning |" in page
     assert "| `size` | `3` | Bytes, this many or more; `A \\| B`. |" in page
     assert "| `name` |  | What it is called. |" in page
     assert "| `ValueError` | Never. |" in page
     assert "### `Sample.work`\n\n```text\nasync work(count: int, *, name: str | None = None) -> bool\n```" in page
     assert "| `TWO` | `2` |" in page
+    assert "What it tests:\n\n- One holds.\n\n### `Suite.make`" in page
 
 
 @click.group()

@@ -6,6 +6,7 @@ of `recording`. A real server: `redis_server`.
 """
 
 from hubplane.testing.arrivals import ServerCall
+from hubplane.testing.backplane_contract import BackplaneContract, BackplaneFleet, RecordingSink
 from hubplane.testing.client_connection import ConnectionEnd
 from hubplane.testing.client_stream import ClientStream
 from hubplane.testing.failures import ConnectError, NothingArrivedError
@@ -15,6 +16,8 @@ from hubplane.testing.memory_fleet import MemoryFleet
 from hubplane.testing.memory_server import MemoryServer
 
 __all__ = [
+    "BackplaneContract",
+    "BackplaneFleet",
     "ClientStream",
     "ConnectError",
     "ConnectionEnd",
@@ -24,6 +27,7 @@ __all__ = [
     "MemoryFleet",
     "MemoryServer",
     "NothingArrivedError",
+    "RecordingSink",
     "SeededIds",
     "ServerCall",
 ]

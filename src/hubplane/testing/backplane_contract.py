@@ -101,7 +101,7 @@ class RecordingSink:
 
 
 class BackplaneContract:
-    """The tests; see the module's docstring for how to use them.
+    """Tests of a backplane's promises: subclass it as ``Test...`` with a fixture `fleet`, a `BackplaneFleet`.
 
     Attributes:
         ordered_across_channels: The carrier keeps the order of one publisher across its channels.
