@@ -80,10 +80,17 @@ class DotnetClient(JsonLines):
     """Microsoft's .NET client; over WebSockets unless told otherwise."""
 
     def __init__(
-        self, run: str, url: str, protocol: str = "json", *, user: str = "", options: Sequence[str] = ()
+        self,
+        run: str,
+        url: str,
+        protocol: str = "json",
+        *,
+        transport: str = "ws",
+        user: str = "",
+        options: Sequence[str] = (),
     ) -> None:
         self._numbers = itertools.count(1)
-        arguments = [run, "client", "--url", url, "--protocol", protocol, "--transport", "ws", *options]
+        arguments = [run, "client", "--url", url, "--protocol", protocol, "--transport", transport, *options]
         arguments += ["--access-token", f"user:{user}"] if user else []
         super().__init__(arguments)
         first = self.take(lambda e: e["event"] in {"connected", "start_failed"}, 60.0)
@@ -98,8 +105,20 @@ class DotnetClient(JsonLines):
         Raises:
             DotnetError: It failed.
         """
+        return self.end(self.begin(command, **parts), timeout)
+
+    def invoke(self, method: str, *arguments: Any, **parts: Any) -> Any:
+        """Call a hub method and wait for its result. Raises as `do`."""
+        return self.do("invoke", method=method, args=list(arguments), **parts)
+
+    def begin(self, command: str, **parts: Any) -> int:
+        """Give a command; `end` gives its answer."""
         number = next(self._numbers)
         self.tell(cmd=command, id=number, **parts)
+        return number
+
+    def end(self, number: int, timeout: float = 20.0) -> Any:
+        """The answer to a command. Raises as `do`."""
         answers = {"result", "error", "sent", "ok", "connected"}
         event = self.take(lambda e: e.get("id") == number and e["event"] in answers, timeout)
         assert event is not None, f"no answer from the .NET client: {self.stderr}"
@@ -107,9 +126,19 @@ class DotnetClient(JsonLines):
             raise DotnetError(event["error"])
         return event.get("value")
 
-    def invoke(self, method: str, *arguments: Any, **parts: Any) -> Any:
-        """Call a hub method and wait for its result. Raises as `do`."""
-        return self.do("invoke", method=method, args=list(arguments), **parts)
+    def item(self, stream: int, timeout: float = 15.0) -> Any:
+        """The oldest item of a stream that was not taken yet; None when the time is up."""
+        event = self.take(lambda e: e["event"] == "stream_item" and e["id"] == stream, timeout)
+        return event and event["value"]
+
+    def streamed(self, stream: int, timeout: float = 15.0) -> tuple[list[Any], str | None]:
+        """All items of a stream that were not taken yet, and the error it ended with."""
+        end = self.take(lambda e: e["event"] == "stream_end" and e["id"] == stream, timeout)
+        assert end is not None, f"the stream did not end: {self.stderr}"
+        items = []
+        while (event := self.take(lambda e: e["event"] == "stream_item" and e["id"] == stream, 0)) is not None:
+            items.append(event["value"])
+        return items, end["error"] and end["error"]["message"]
 
     def on(self, method: str, arguments: int) -> None:
         """From now on `message` sees this client method, which has so many arguments."""
