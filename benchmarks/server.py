@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from collections.abc import AsyncIterator
 
 import uvicorn
 
@@ -19,6 +20,9 @@ EDGES = {
     "asgi-sansio": "websockets-sansio",
 }
 """uvicorn's `ws` setting by edge; ``asgi`` is the layer that uvicorn picks by itself."""
+
+
+TEXT = "x" * 100
 
 
 class BenchHub(Hub):
@@ -35,6 +39,11 @@ class BenchHub(Hub):
     async def join_group(self, group: str) -> None:
         """Put the caller into a group."""
         await self.groups.add(self.context.connection_id, group)
+
+    async def items(self, count: int) -> AsyncIterator[str]:
+        """A stream of texts."""
+        for _ in range(count):
+            yield TEXT
 
     async def send_to_group(self, group: str, text: str) -> None:
         """Send to a group."""

@@ -15,14 +15,14 @@ from collections.abc import AsyncIterable, Callable, Generator, Iterable
 
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.errors import BindingError, ConnectionClosedError, HubException
-from hubplane.protocol.hub_protocol import ValueDecoder
+from hubplane.protocol.hub_protocol import UNWRITABLE, ValueDecoder
 from hubplane.protocol.messages import Completion, Raw, StreamItem
 
 __all__ = ["ConnectionStreams", "Download", "UploadStream", "send_items"]
 
 logger = logging.getLogger(__name__)
 
-ITEMS_PER_TURN = 16
+ITEMS_PER_TURN = 64
 BYTES_PER_TURN = 16_384
 
 
@@ -230,15 +230,19 @@ async def send_items(
     raises comes out. In any case the iterator is closed at the end.
     """
     outbound = connection.outbound
+    encode = connection.protocol.item_encoder(invocation_id)
     iterator = aiter(items)
     count = 0
     try:
         async for item in iterator:
-            if download.is_cancelled:
+            if download.is_cancelled or connection.closed:
                 return
-            connection.write_message(StreamItem(invocation_id, item))
-            if connection.closed:
+            try:
+                payload = encode(item)
+            except UNWRITABLE as error:
+                connection.write_failed(error)
                 return
+            outbound.append(payload)
             count += 1
             # What was written leaves at the end of a turn of the loop, and only then can the client be found slow. An
             # iterator that never waits by itself must therefore be made to.

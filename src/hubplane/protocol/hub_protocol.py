@@ -7,17 +7,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from hubplane.protocol.messages import HubMessage, Raw
 
-__all__ = ["ArgumentDecoder", "HubProtocol", "TransferFormat", "ValueDecoder"]
+__all__ = ["ArgumentDecoder", "HubProtocol", "ItemEncoder", "TransferFormat", "UNWRITABLE", "ValueDecoder"]
 
 ArgumentDecoder: TypeAlias = Callable[[Raw], Sequence[object]]
 """Turns the encoded argument array of a call into objects; raises `BindingError`."""
 
 ValueDecoder: TypeAlias = Callable[[Raw], object]
 """Turns one encoded value into an object; raises `BindingError`."""
+
+ItemEncoder: TypeAlias = Callable[[object], bytes]
+"""Turns one item of a stream into a whole message; raises what `HubProtocol.encode` raises."""
+
+UNWRITABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+"""What encoding raises for a value that has no form in a protocol."""
 
 
 class TransferFormat(Enum):
@@ -75,6 +81,10 @@ class HubProtocol(Protocol):
 
     def encode_result(self, invocation_id: str, result: object) -> bytes:
         """The same as `encode(Completion(invocation_id, result=result))`, for the hot path."""
+        ...
+
+    def item_encoder(self, invocation_id: str) -> ItemEncoder:
+        """Make what turns an item into the bytes of `encode(StreamItem(invocation_id, item))`, once per stream."""
         ...
 
     def argument_decoder(self, types: Sequence[object]) -> ArgumentDecoder:

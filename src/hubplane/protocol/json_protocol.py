@@ -20,7 +20,7 @@ from hubplane.errors import RemoteProtocolError
 from hubplane.protocol import reading
 from hubplane.protocol.dotnet_values import parse_datetime, parse_time, parse_timedelta
 from hubplane.protocol.framing import split_records
-from hubplane.protocol.hub_protocol import ArgumentDecoder, TransferFormat, ValueDecoder
+from hubplane.protocol.hub_protocol import ArgumentDecoder, ItemEncoder, TransferFormat, ValueDecoder
 from hubplane.protocol.json_messages import BAD_JSON, read_message
 from hubplane.protocol.json_reader import MAX_DEPTH, is_too_deep
 from hubplane.protocol.json_values import write_json
@@ -147,6 +147,16 @@ class JsonHubProtocol:
         if invocation_id.isalnum() and invocation_id.isascii():
             return b'{"type":3,"invocationId":"%b","result":%b}\x1e' % (invocation_id.encode(), write_json(result))
         return b'{"type":3,"invocationId":%b,"result":%b}\x1e' % (write_json(invocation_id), write_json(result))
+
+    def item_encoder(self, invocation_id: str) -> ItemEncoder:
+        """Make a writer for the items of a stream; see `HubProtocol.item_encoder`."""
+        head = b'{"type":2,"invocationId":' + write_json(invocation_id) + b',"item":'
+        write = write_json  # a local name: it is called for each item
+
+        def encode_item(item: object) -> bytes:
+            return head + write(item) + b"}\x1e"
+
+        return encode_item
 
     def argument_decoder(self, types: Sequence[object]) -> ArgumentDecoder:
         """Make a decoder for the arguments of a method; see `HubProtocol.argument_decoder`.

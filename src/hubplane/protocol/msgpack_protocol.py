@@ -18,7 +18,7 @@ from msgspec import inspect
 from hubplane.protocol import reading
 from hubplane.protocol.dotnet_values import date_from_days, enum_member, time_from_ticks, timedelta_from_ticks
 from hubplane.protocol.framing import frame, split_frames
-from hubplane.protocol.hub_protocol import ArgumentDecoder, TransferFormat, ValueDecoder
+from hubplane.protocol.hub_protocol import ArgumentDecoder, ItemEncoder, TransferFormat, ValueDecoder
 from hubplane.protocol.messages import (
     UNSET_RESULT,
     Ack,
@@ -151,6 +151,14 @@ class MessagePackHubProtocol:
     def encode_result(self, invocation_id: str, result: object) -> bytes:
         """The same as `encode(Completion(invocation_id, result=result))`."""
         return frame(write_msgpack((3, _NO_HEADERS, invocation_id, VALUE_RESULT, prepared(result))))
+
+    def item_encoder(self, invocation_id: str) -> ItemEncoder:
+        """Make a writer for the items of a stream; see `HubProtocol.item_encoder`."""
+
+        def encode_item(item: object) -> bytes:
+            return frame(write_msgpack((2, _NO_HEADERS, invocation_id, prepared(item))))
+
+        return encode_item
 
     def argument_decoder(self, types: Sequence[object]) -> ArgumentDecoder:
         """Make a decoder for the arguments of a method; see `HubProtocol.argument_decoder`.

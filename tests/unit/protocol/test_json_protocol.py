@@ -66,8 +66,9 @@ def test_messages_are_written_in_order_and_without_what_is_absent(message: HubMe
 @pytest.mark.parametrize("identifier", ["17", "s1", "u3+lXglQNUyFmJiyGzvc9Q", 'a"b', "é", "", "a\x1e"])
 @pytest.mark.parametrize("result", ["hello", None, 1.0, {"a": [1]}, "a\x1eb"])
 def test_results_are_written_alike_on_the_short_way(identifier: str, result: object) -> None:
-    """`encode_result` writes what `encode` writes."""
+    """`encode_result` and `item_encoder` write what `encode` writes."""
     assert PROTOCOL.encode_result(identifier, result) == PROTOCOL.encode(Completion(identifier, result=result))
+    assert PROTOCOL.item_encoder(identifier)(result) == PROTOCOL.encode(StreamItem(identifier, result))
 
 
 @pytest.mark.parametrize("value", [object(), float("nan")])

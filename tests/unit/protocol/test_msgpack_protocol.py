@@ -64,8 +64,9 @@ def test_frames_are_written_byte_for_byte(message: HubMessage, frame: str) -> No
 
 @pytest.mark.parametrize("result", ["hello", None, 1.0, {"a": [1]}, "x" * 200, "a\ud800"])
 def test_results_are_written_alike_on_the_short_way(result: object) -> None:
-    """`encode_result` writes what `encode` writes."""
+    """`encode_result` and `item_encoder` write what `encode` writes."""
     assert PROTOCOL.encode_result("17", result) == PROTOCOL.encode(Completion("17", result=result))
+    assert PROTOCOL.item_encoder("17")(result) == PROTOCOL.encode(StreamItem("17", result))
 
 
 @pytest.mark.parametrize("value", [object(), 2**64])
