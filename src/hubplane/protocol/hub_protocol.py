@@ -11,7 +11,7 @@ from typing import Final, Protocol, TypeAlias
 
 from hubplane.protocol.messages import HubMessage, Raw
 
-__all__ = ["ArgumentDecoder", "HubProtocol", "ItemEncoder", "TransferFormat", "UNWRITABLE", "ValueDecoder"]
+__all__ = ["UNWRITABLE", "ArgumentDecoder", "HubProtocol", "ItemEncoder", "TransferFormat", "ValueDecoder"]
 
 ArgumentDecoder: TypeAlias = Callable[[Raw], Sequence[object]]
 """Turns the encoded argument array of a call into objects; raises `BindingError`."""
