@@ -9,6 +9,7 @@ from tests.e2e.clients import JsDriver
 from tests.e2e.nodes import HubNode
 from tests.e2e.processes import eventually
 from tests.interop.dotnet import AspNetNode
+from tests.interop.fleet import FleetNode
 
 from hubplane.testing.redis_server import RedisServer
 
@@ -48,4 +49,12 @@ def theirs(run: str, redis: RedisServer) -> Iterator[AspNetNode]:
 def ours(redis: RedisServer) -> Iterator[HubNode]:
     """The hubplane node."""
     with HubNode(redis.configuration, PREFIX, "ours") as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def fleet(redis: RedisServer) -> Iterator[FleetNode]:
+    """A second hubplane node, which can be told to act from outside a hub method, as the ASP.NET Core node can."""
+    with FleetNode(redis.configuration, PREFIX) as node:
+        assert eventually(node.redis_connected)
         yield node
