@@ -240,11 +240,12 @@ class LongPolling:
         A poll that is open already is answered first, with 204. Of several that replace it, one does, the others
         are refused with 409.
         """
+        # Also when none is open: the one that replaces it may not have woken yet, and would forget this one.
+        if self._replacing:
+            await exchange.respond(409, headers=NO_CACHE)
+            return
         before = self._open
         if before is not None:
-            if self._replacing:
-                await exchange.respond(409, headers=NO_CACHE)
-                return
             self._replacing = True
             before.settle(_Outcome.REPLACED)
             try:

@@ -142,6 +142,23 @@ async def test_of_two_polls_that_replace_a_third_one_is_refused(running: Running
         assert second.answer.status == 200
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_poll_between_the_end_of_one_and_its_successor(running: Running, turns: int) -> None:
+    """A poll that comes while the replaced one has its answer and the replacing one has not woken is not forgotten."""
+    async with running() as live:
+        await live.polling()
+        first = await live.poll()
+        first.answer.gate.clear()
+        second = await live.poll()
+        first.answer.gate.set()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        third = await live.poll()
+        assert first.answer.status == 204
+        await live.call("echo", "here", invocation_id="1")
+        assert sorted([second.answer.status, third.answer.status]) in ([200, 204], [200, 409])
+
+
 @pytest.mark.row("B52", "B126")
 async def test_connection_ends_without_polls(running: Running) -> None:
     """15 s without a poll end the connection, without an error; later requests get 404."""
