@@ -1,7 +1,7 @@
 """What hostile and broken clients send to a real server, over both edges: each is refused or bounded, and harms nobody.
 
-Tokens, polls, slow requests and handshakes, compression, numbers and sizes. Afterwards another client, connected all the
-time, is still served. What servers usually get wrong is in tests/unit/test_pitfalls.py.
+Tokens, polls, slow requests and handshakes, compression, numbers and sizes. Another client is connected all the time,
+and still served afterwards. What servers usually get wrong is in tests/unit/test_pitfalls.py.
 """
 
 from __future__ import annotations
