@@ -12,6 +12,7 @@ from hubplane.hubs.authorization import AuthorizationContext, authorize
 from hubplane.auth.tokens import JwtAuthenticator, JwtUser
 from hubplane.frameworks.django import DjangoSessionAuthenticator, django_database
 from hubplane.connection.request import ConnectionRequest
+from hubplane.protocol.negotiation import NegotiateRedirect
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
 from hubplane.errors import (
     AckTimeoutError,
@@ -56,6 +57,7 @@ __all__ = [
     "DjangoSessionAuthenticator",
     "django_database",
     "ConnectionRequest",
+    "NegotiateRedirect",
     # What may be caught
     "HubplaneError",
     "ConfigurationError",

@@ -13,7 +13,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any  # what clients send through Echo and Broadcast
 from urllib.parse import parse_qs
 
-from hubplane import ClientResultError, Hub, HubApp, HubException, HubOptions
+from hubplane import (
+    ClientResultError,
+    ConnectionRequest,
+    Hub,
+    HubApp,
+    HubException,
+    HubOptions,
+    NegotiateRedirect,
+)
 
 MESSAGE = "ReceiveMessage"
 NODE = os.environ.get("NODE", "hubplane")
@@ -35,6 +43,9 @@ class InteropHub(Hub):
             "userId": self.context.user_identifier,
             "node": NODE,
         }
+
+    async def query(self, name: str) -> str | None:
+        return self.context.request.query_value(name)
 
     async def process(self) -> int:
         return os.getpid()
@@ -159,6 +170,18 @@ class StrictHub(InteropHub):
     """For users only."""
 
 
+class DoorHub(Hub):
+    """Sends everybody to the address in the query, as the user in the query, or away."""
+
+
+async def door(request: ConnectionRequest) -> NegotiateRedirect:
+    """What `DoorHub` answers to negotiate."""
+    url = request.query_value("to")
+    if url is None:
+        raise HubException("Nobody is let in here.")
+    return NegotiateRedirect(url=url, access_token=f"user:{request.query_value('as')}")
+
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -199,5 +222,6 @@ class Bearer:
 hubs = HubApp(options=HubOptions(enable_detailed_errors=bool(os.environ.get("DETAILED_ERRORS"))))
 hubs.add_hub("/chat", ChatHub, hub_name="Interop.ChatHub")
 hubs.add_hub("/strict", StrictHub, hub_name="Interop.StrictHub")
+hubs.add_hub("/door", DoorHub, negotiate=door)
 
 app = Bearer(hubs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple  # options of a connection, whatever they are
+from urllib.parse import quote
 
 import pytest
 from tests.e2e.clients import ClientError, JsClient, JsDriver, PageDriver
@@ -202,6 +203,18 @@ def test_version_brings_its_token(connect: Connect, node: HubNode, rung: Rung) -
     with pytest.raises(ClientError, match=r"401|Unauthorized"):
         connect(rung, strict)
     assert connect(rung, strict, user="ann").invoke("WhoAmI")["userId"] == "ann"
+
+
+@pytest.mark.row("B26", "B27")
+@rungs()
+def test_version_is_sent_elsewhere(connect: Connect, node: HubNode, rung: Rung) -> None:
+    """A redirect is followed, with its query and its token; an error in the answer to negotiate is shown."""
+    there = quote(f"{node.url}/strict?room=7&note=a%20b")
+    client = connect(rung, f"{node.url}/door?as=bob&to={there}", user="ann")
+    assert client.invoke("WhoAmI")["userId"] == "bob"
+    assert [client.invoke("Query", name) for name in ("room", "note")] == ["7", "a b"]
+    with pytest.raises(ClientError, match=r"Nobody is let in here\."):
+        connect(rung, f"{node.url}/door")
 
 
 @pytest.fixture(scope="module")

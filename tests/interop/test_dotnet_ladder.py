@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from urllib.parse import quote
 
 import pytest
 from tests.e2e.nodes import HubNode
@@ -167,3 +168,14 @@ def test_dotnet_brings_its_token(run: str, node: HubNode, way: Way) -> None:
         closed = client.event("closed")
         assert closed is not None
         assert closed["error"] is None
+
+
+@pytest.mark.row("B26", "B27")
+def test_dotnet_is_sent_elsewhere(run: str, node: HubNode, way: Way) -> None:
+    """A redirect is followed, with its query and its token; an error in the answer to negotiate is shown."""
+    door = f"{node.url}/door?as=bob&to={quote(f'{node.url}/strict?room=7')}"
+    with DotnetClient(run, door, way[1], transport=way[0], user="ann") as client:
+        assert client.invoke("WhoAmI")["userId"] == "bob"
+        assert client.invoke("Query", "room") == "7"
+    with pytest.raises(DotnetError, match=r"Nobody is let in here\."):
+        DotnetClient(run, f"{node.url}/door", way[1], transport=way[0])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any  # options of a connection, whatever they are
+from urllib.parse import quote
 
 import pytest
 from tests.e2e.clients import ClientError, JsClient, JsDriver
@@ -168,3 +169,18 @@ def test_java_brings_its_token(connect: Connect, node: HubNode, transport: str) 
     with pytest.raises(ClientError, match="401"):
         connect(transport, f"{node.url}/strict")
     assert connect(transport, f"{node.url}/strict", user="ann").invoke("WhoAmI")["userId"] == "ann"
+
+
+@pytest.mark.row("B26", "B27")
+@transports
+def test_java_is_sent_elsewhere(connect: Connect, node: HubNode, transport: str) -> None:
+    """A redirect is followed, with its query; an error in the answer to negotiate is shown.
+
+    The token that comes with the redirect is used over WebSockets; this client polls with its own.
+    """
+    there = quote(f"{node.url}/strict?room=7")
+    client = connect(transport, f"{node.url}/door?as=bob&to={there}", user="ann")
+    assert client.invoke("WhoAmI")["userId"] == ("bob" if transport == "ws" else "ann")
+    assert client.invoke("Query", "room") == "7"
+    with pytest.raises(ClientError, match=r"Nobody is let in here\."):
+        connect(transport, f"{node.url}/door")

@@ -34,6 +34,7 @@ from hubplane.protocol.hub_protocol import HubProtocol
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
 from hubplane.supervisor import Supervisor
+from hubplane.transports.redirect import NegotiateHook
 
 if TYPE_CHECKING:
     from hubplane.backplane.redis.options import RedisOptions
@@ -136,6 +137,7 @@ class HubApp:
         filters: Sequence[HubFilter] = (),
         authenticators: Sequence[Authenticator] | None = None,
         user_id_provider: Callable[[HubConnection], str | None] = default_user_id,
+        negotiate: NegotiateHook | None = None,
     ) -> None:
         """Serve `hub_type` at `path`.
 
@@ -151,6 +153,8 @@ class HubApp:
             filters: Hub filters, outermost first, inside those of the app.
             authenticators: Instead of the app's.
             user_id_provider: Computes a connection's user id from the connection, once.
+            negotiate: Asked with the `ConnectionRequest` of each negotiate request, and may be async. None goes on
+                here, a `NegotiateRedirect` sends the client elsewhere, a `HubException` refuses it with that text.
 
         Raises:
             ConfigurationError: The path or the hub is already taken, the hub class has a mistake, or the app runs.
@@ -178,6 +182,7 @@ class HubApp:
                 filters=(*self._filters, *filters),
                 user_id=user_id_provider,
                 authenticators=self._authenticators if authenticators is None else tuple(authenticators),
+                negotiate=negotiate,
             ),
             runtime=self._runtime,
         )

@@ -31,6 +31,7 @@ from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
 from hubplane.protocol.session import HubSession
 from hubplane.supervisor import Supervisor
+from hubplane.transports.redirect import NegotiateHook
 from hubplane.transports.registry import ConnectionRegistry
 from hubplane.transports.router import TransportRouter
 
@@ -115,6 +116,7 @@ class HubSettings:
         filters: Hub filters, outermost first.
         user_id: Computes a connection's user id, once, at the handshake.
         authenticators: Asked in order for the user of each request.
+        negotiate: Asked before a negotiate request is answered.
     """
 
     options: HubOptions
@@ -123,6 +125,7 @@ class HubSettings:
     filters: tuple[HubFilter, ...] = ()
     user_id: Callable[[HubConnection], str | None] = default_user_id
     authenticators: tuple[Authenticator, ...] = ()
+    negotiate: NegotiateHook | None = None
 
 
 class HubEndpoint:
@@ -184,6 +187,7 @@ class HubEndpoint:
             ids=runtime.ids,
             clock=runtime.clock,
             start_task=self._supervisor.start,
+            negotiate_hook=settings.negotiate,
         )
 
     @asynccontextmanager

@@ -1,12 +1,13 @@
 """What negotiate asks and answers, without the HTTP around it.
 
-Source: signalr-server section 1.2.
+Source: signalr-server sections 1.2 and 1.4.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -15,7 +16,14 @@ from hubplane.errors import RemoteProtocolError
 from hubplane.options import HttpTransportType
 from hubplane.protocol.json_values import write_json
 
-__all__ = ["NegotiateRequest", "encode_negotiate_error", "encode_negotiate_response", "parse_negotiate_query"]
+__all__ = [
+    "NegotiateRedirect",
+    "NegotiateRequest",
+    "encode_negotiate_error",
+    "encode_negotiate_redirect",
+    "encode_negotiate_response",
+    "parse_negotiate_query",
+]
 
 LATEST_VERSION: Final = 1
 
@@ -37,6 +45,26 @@ class NegotiateRequest(msgspec.Struct, frozen=True):
 
     version: int
     use_stateful_reconnect: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NegotiateRedirect:
+    """Where a client is to go instead; it negotiates there, and follows at most 100 of these.
+
+    Attributes:
+        url: Another hub's address, such as ``https://other.example/chat?room=1``; clients keep its query.
+        access_token: The token for that server, sent instead of the application's own; None to go on with that.
+
+    Raises:
+        ValueError: The address is not absolute: only a browser could tell what is meant.
+    """
+
+    url: str
+    access_token: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.url.lower().startswith(("https://", "http://")):
+            raise ValueError(f"NegotiateRedirect.url begins with https:// or http://, not as {self.url!r} does.")
 
 
 def parse_negotiate_query(query: Sequence[tuple[str, str]], *, minimum_version: int = 0) -> NegotiateRequest:
@@ -97,3 +125,9 @@ def encode_negotiate_response(
 def encode_negotiate_error(text: str) -> bytes:
     """Write the answer to a negotiate request that is refused; it goes out with status 200."""
     return b'{"error":%b}' % write_json(text)
+
+
+def encode_negotiate_redirect(redirect: NegotiateRedirect) -> bytes:
+    """Write the answer that sends a client elsewhere; without a token it has no such member, as Java reads no null."""
+    token = b"" if redirect.access_token is None else b',"accessToken":' + write_json(redirect.access_token)
+    return b'{"url":%b%b}' % (write_json(redirect.url), token)

@@ -18,6 +18,7 @@ from hubplane.options import HttpTransportType, TransportOptions
 from hubplane.transports.exchange import HttpExchange, WebSocketExchange
 from hubplane.transports.long_polling import NO_CACHE, LongPolling, StartTask, serve_poll
 from hubplane.transports.negotiate import negotiate
+from hubplane.transports.redirect import NegotiateHook, answered_by
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 from hubplane.transports.server_sent_events import serve_events
 from hubplane.transports.websocket import serve_websocket
@@ -39,11 +40,22 @@ class TransportRouter:
         clock: For the transports' own time limits.
         start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
         stateful_reconnect: Whether negotiate may agree to stateful reconnect.
+        negotiate_hook: Asked before a negotiate request is answered.
     """
 
-    __slots__ = ("_clock", "_connect", "_ids", "_options", "_registry", "_serve", "_start_task", "_stateful_reconnect")
+    __slots__ = (
+        "_clock",
+        "_connect",
+        "_ids",
+        "_negotiate_hook",
+        "_options",
+        "_registry",
+        "_serve",
+        "_start_task",
+        "_stateful_reconnect",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a router, by name
         self,
         registry: ConnectionRegistry,
         options: TransportOptions,
@@ -54,6 +66,7 @@ class TransportRouter:
         clock: Clock,
         start_task: StartTask,
         stateful_reconnect: bool = False,
+        negotiate_hook: NegotiateHook | None = None,
     ) -> None:
         self._registry = registry
         self._options = options
@@ -63,6 +76,7 @@ class TransportRouter:
         self._clock = clock
         self._start_task = start_task
         self._stateful_reconnect = stateful_reconnect
+        self._negotiate_hook = negotiate_hook
 
     async def http(self, exchange: HttpExchange, subpath: str = "") -> None:
         """Answer one HTTP request.
@@ -74,7 +88,9 @@ class TransportRouter:
         subpath = subpath.strip("/")
         method = exchange.request.scope["method"]
         if subpath == _NEGOTIATE:
-            if method == "POST":
+            if method != "POST":
+                await exchange.respond(405)
+            elif self._negotiate_hook is None or not await answered_by(self._negotiate_hook, exchange):
                 await negotiate(
                     exchange,
                     self._registry,
@@ -83,8 +99,6 @@ class TransportRouter:
                     stateful_reconnect=self._stateful_reconnect,
                     ids=self._ids,
                 )
-            else:
-                await exchange.respond(405)
         elif subpath:
             await exchange.respond(404, content_type=None)
         elif method == "GET":

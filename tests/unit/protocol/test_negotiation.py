@@ -9,8 +9,10 @@ import pytest
 from hubplane.errors import RemoteProtocolError
 from hubplane.options import HttpTransportType
 from hubplane.protocol.negotiation import (
+    NegotiateRedirect,
     NegotiateRequest,
     encode_negotiate_error,
+    encode_negotiate_redirect,
     encode_negotiate_response,
     parse_negotiate_query,
 )
@@ -104,3 +106,18 @@ def test_only_what_is_offered_is_named(transports: HttpTransportType, names: lis
 def test_errors_are_written() -> None:
     """An error is an object with one member."""
     assert encode_negotiate_error("it's so") == b'{"error":"it\'s so"}'
+
+
+def test_redirects_are_written() -> None:
+    """A redirect has its address, and its token only where there is one: the Java client reads no null."""
+    url = "https://other.example/chat?room=1"
+    assert encode_negotiate_redirect(NegotiateRedirect(url=url)) == b'{"url":"https://other.example/chat?room=1"}'
+    with_token = encode_negotiate_redirect(NegotiateRedirect(url=url, access_token="T"))
+    assert json.loads(with_token) == {"url": url, "accessToken": "T"}
+
+
+@pytest.mark.parametrize("url", ["", "/chat", "ws://other.example/chat", "other.example"])
+def test_a_redirect_says_where_to(url: str) -> None:
+    """Only an absolute HTTP address is understood by all clients."""
+    with pytest.raises(ValueError, match="begins with https:// or http://"):
+        NegotiateRedirect(url=url)
