@@ -1,8 +1,10 @@
 """A chat in FastAPI: login by JSON Web Token, rooms, private messages, and a route that sends to everybody.
 
-Run it as one node, or as several that act as one::
+Run it as one node, or as several that act as one and therefore share a secret::
 
     hubplane serve fastapi_chat:app --app-dir examples
+
+    export CHAT_SECRET=$(python -c "import secrets; print(secrets.token_hex())")
     hubplane serve fastapi_chat:app --app-dir examples --workers 4 --redis redis://localhost:6379
 
 Any other ASGI server will do as well: ``uvicorn --app-dir examples fastapi_chat:app``.

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import selectors
+import socket
+import struct
 import threading
-from collections.abc import Callable
 from typing import Self
 
 __all__ = ["Cable"]
 
+# A close that does not wait and says nothing polite: the peer's connection is reset.
+_RESET = struct.pack("ii", 1, 0)
+
 
 class Cable:
-    """Relays from a port of its own to another one on 127.0.0.1, in a thread.
+    """Relays from a port of its own to another one on 127.0.0.1, each connection in a thread.
 
     Args:
         target: The port of the server.
@@ -22,82 +26,81 @@ class Cable:
     """
 
     def __init__(self, target: int) -> None:
-        self.port = 0
         self._target = target
-        self._relays: set[asyncio.Task[None]] = set()
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
         self._in = True
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="cable")
+        self._lock = threading.Lock()
+        self._ends: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._accepting = threading.Thread(target=self._accept, name="cable")
 
     def pull(self) -> None:
         """End all connections there are, and all that come until it is plugged in again."""
-
-        def change() -> None:
+        with self._lock:
             self._in = False
-            for relay in self._relays:
-                relay.cancel()
-
-        self._do(change)
+            for end in self._ends:
+                with contextlib.suppress(OSError):  # its peer was quicker
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                    end.shutdown(socket.SHUT_RDWR)
 
     def plug_in(self) -> None:
         """Relay new connections again."""
-
-        def change() -> None:
+        with self._lock:
             self._in = True
 
-        self._do(change)
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._server.accept()
+            except OSError:  # it was shut down
+                return
+            thread = threading.Thread(target=self._relay, args=(client,), name="relay")
+            self._threads.append(thread)
+            thread.start()
 
-    def _do(self, change: Callable[[], None]) -> None:
-        done = threading.Event()
-        self._loop.call_soon_threadsafe(change)
-        self._loop.call_soon_threadsafe(done.set)
-        assert done.wait(10)
+    def _relay(self, client: socket.socket) -> None:
+        with contextlib.ExitStack() as ends, contextlib.suppress(OSError):
+            self._own(client, ends)
+            server = socket.create_connection(("127.0.0.1", self._target))
+            self._own(server, ends)
+            with selectors.DefaultSelector() as ready:
+                ready.register(client, selectors.EVENT_READ, server)
+                ready.register(server, selectors.EVENT_READ, client)
+                while self._in:
+                    for key, _ in ready.select():
+                        assert isinstance(key.fileobj, socket.socket)
+                        data = key.fileobj.recv(65_536)
+                        if not data:
+                            return
+                        key.data.sendall(data)
 
-    async def _run(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        async with await asyncio.start_server(self._accepted, "127.0.0.1", 0) as server:
-            self.port = server.sockets[0].getsockname()[1]
-            self._ready.set()
-            await self._stop.wait()
-        for relay in self._relays:
-            relay.cancel()
-        await asyncio.gather(*self._relays, return_exceptions=True)
+    def _own(self, end: socket.socket, ends: contextlib.ExitStack) -> None:
+        """Close this socket with `ends`, and shut it down when the cable is pulled.
 
-    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        relay = self._loop.create_task(self._relay(reader, writer))
-        self._relays.add(relay)
-        relay.add_done_callback(self._relays.discard)
+        Raises:
+            ConnectionAbortedError: It is not plugged in.
+        """
+        ends.enter_context(end)
+        with self._lock:
+            if not self._in:
+                raise ConnectionAbortedError
+            self._ends.add(end)
+        ends.callback(self._forget, end)
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with contextlib.AsyncExitStack() as ends:
-            ends.push_async_callback(_drop, writer)
-            if self._in:
-                with contextlib.suppress(OSError):
-                    onward, back = await asyncio.open_connection("127.0.0.1", self._target)
-                    ends.push_async_callback(_drop, back)
-                    await asyncio.gather(_pump(reader, back), _pump(onward, writer))
+    def _forget(self, end: socket.socket) -> None:
+        with self._lock:
+            self._ends.discard(end)
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        assert self._ready.wait(10)
+        self._accepting.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._do(self._stop.set)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-
-async def _pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):  # it was pulled, or an end has gone
-        while data := await source.read(65_536):
-            target.write(data)
-            await target.drain()
-    target.close()
-
-
-async def _drop(writer: asyncio.StreamWriter) -> None:
-    writer.transport.abort()
-    with contextlib.suppress(OSError):
-        await writer.wait_closed()
+        self._server.shutdown(socket.SHUT_RDWR)
+        self._accepting.join(20)
+        self._server.close()
+        self.pull()
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
