@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 from hubplane.errors import ConnectionClosedError, HubException, HubplaneError, RemoteProtocolError
 from hubplane.protocol.framing import RECORD_SEPARATOR
 from hubplane.protocol.handshake import encode_handshake_request, parse_handshake_response
-from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
+from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat, ValueDecoder
 from hubplane.protocol.messages import (
     Close,
     Completion,
@@ -78,7 +78,7 @@ class ClientConnection:
     Attributes:
         connection_id: What the negotiation said.
         calls: Calls that wait for their completion, by id.
-        streams: Streams under way, and the types of their items, by id.
+        streams: Streams under way, and what decodes their items, by id.
         arrivals: The server's calls.
         pings: How many have arrived.
         pinged: Set by each.
@@ -96,7 +96,7 @@ class ClientConnection:
     ) -> None:
         self.connection_id: str | None = None
         self.calls: dict[str, asyncio.Future[Completion]] = {}
-        self.streams: dict[str, tuple[ClientStream[Any], object]] = {}
+        self.streams: dict[str, tuple[ClientStream[Any], ValueDecoder]] = {}
         self.arrivals = Arrivals()
         self.pings = 0
         self.pinged = asyncio.Event()
@@ -267,7 +267,7 @@ class ClientConnection:
                     self._buffer = body
                     return
                 if (error := parse_handshake_response(body)) is not None:
-                    self._handshake.set_exception(ConnectError(f"The server refused the handshake: {error}"))
+                    self._refuse(f"The server refused the handshake: {error}")
                     return
                 self._handshake.set_result(None)
             bodies, self._buffer = self._protocol.split(buffer, None)
@@ -277,6 +277,10 @@ class ClientConnection:
         except RemoteProtocolError as fault:
             self._close_message = Close(f"The client does not understand the server: {fault}")
             self.drop(1002)
+
+    def _refuse(self, text: str) -> None:
+        self._handshake.set_exception(ConnectError(text))
+        self._handshake.exception()  # whoever waits gets it; nobody has to
 
     def _message(self, message: HubMessage) -> None:
         if isinstance(message, Completion):
@@ -300,11 +304,11 @@ class ClientConnection:
 
     def _item(self, message: StreamItem) -> None:
         if (found := self.streams.get(message.invocation_id)) is not None:
-            stream, kind = found
+            stream, decode = found
             try:
-                stream.add(self._protocol.value_decoder(kind)(message.item))  # type: ignore[arg-type]  # raw
+                stream.add(decode(message.item))  # type: ignore[arg-type]  # raw, since it was received
             except HubplaneError as error:
-                stream.end(error)
+                stream.fail(error)
 
     def _called(self, message: Invocation) -> None:
         arguments = self._arguments(message.arguments)  # type: ignore[arg-type]  # raw, since it was received
@@ -335,7 +339,10 @@ class ClientConnection:
                 self.handler_error = error
             return
         if invocation_id is not None:
-            await self._answer(Completion(invocation_id, result=value))
+            try:
+                await self._answer(Completion(invocation_id, result=value))
+            except (TypeError, ValueError, OverflowError) as error:  # no protocol writes such a value
+                await self._answer(Completion(invocation_id, str(error)))
 
     def _socket_ended(self, code: int) -> None:
         said = self._close_message
@@ -346,8 +353,7 @@ class ClientConnection:
             code=code,
         )
         if not self._handshake.done():
-            self._handshake.set_exception(ConnectError(f"No answer to the handshake. {self.end}"))
-            self._handshake.exception()  # whoever waits gets it; nobody has to
+            self._refuse(f"No answer to the handshake. {self.end}")
         for answer in self.calls.values():
             if not answer.done():
                 answer.set_exception(self.closed_error())

@@ -64,14 +64,16 @@ class ClientStream(Generic[T]):
 
         Raises:
             HubException: The stream ended with an error, whose text this is.
+            BindingError: An item is not of the stream's type.
             ConnectionClosedError: The connection ended.
             NothingArrivedError: No item came within the client's timeout.
         """
         if not self._started and not self._closed:
             self._started = True
             await self._start(self)
-        if self._closed or not await self._until(lambda: bool(self._items) or self._ended):
+        if self._closed:
             raise StopAsyncIteration
+        await self._until(lambda: bool(self._items) or self._ended or self._error is not None)
         if self._items:
             item = self._items.popleft()
             self._room()
@@ -109,7 +111,7 @@ class ClientStream(Generic[T]):
         """See `aclose`."""
         await self.aclose()
 
-    async def _until(self, condition: Callable[[], bool]) -> bool:
+    async def _until(self, condition: Callable[[], bool]) -> None:
         try:
             async with asyncio.timeout(self._timeout):
                 while not condition():
@@ -120,7 +122,6 @@ class ClientStream(Generic[T]):
             raise NothingArrivedError(
                 f"No {what} of the stream of {self._target!r} arrived within {self._timeout:g} s."
             ) from None
-        return True
 
     # -- for the client -----------------------------------------------------------------------------------------
 
@@ -130,8 +131,13 @@ class ClientStream(Generic[T]):
             self._items.append(item)
             self._changed.set()
 
+    def fail(self, error: Exception) -> None:
+        """An item that cannot be read has arrived; the server goes on."""
+        self._error = error
+        self._changed.set()
+
     def end(self, error: Exception | None) -> None:
         """The stream has ended."""
         self._ended = True
-        self._error = error
+        self._error = self._error or error
         self._changed.set()

@@ -151,6 +151,8 @@ class HubClient:
         if self._connection is not None and self._connection.end is None:
             raise LocalProtocolError("The client is connected already.")
         connection = ClientConnection(self._server, self._protocol, self._handlers, self.timeout)
+        if self._connection is not None:
+            connection.handler_error = self._connection.handler_error
         await connection.open(self._how)
         self._connection = connection
 
@@ -246,8 +248,10 @@ class HubClient:
             ConnectionClosedError: The connection ended meanwhile.
             NothingArrivedError: No answer came in time.
             BindingError: What came is no `result`.
+            TypeError, ValueError, OverflowError: `result` cannot be read, or an argument cannot be written.
         """
         connection = self._current()
+        decode = self._protocol.value_decoder(result)
         seconds = self.timeout if timeout is None else timeout
         invocation_id, plain, uploads = connection.numbered(arguments)
         answer: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
@@ -266,7 +270,7 @@ class HubClient:
             raise HubException(completion.error)
         if completion.result is UNSET_RESULT:
             return None
-        return self._protocol.value_decoder(result)(completion.result)  # type: ignore[arg-type]  # raw, when received
+        return decode(completion.result)  # type: ignore[arg-type]  # raw, since it was received
 
     async def send(self, target: str, *arguments: object) -> None:
         """Call a hub method without asking for an answer; the server tells nobody how it went.
@@ -291,12 +295,16 @@ class HubClient:
         """The items of a method that streams; `result` is the type of one item.
 
         While more than 1,000 items wait to be read, the client reads nothing more from its socket.
+
+        Raises:
+            TypeError: `result` is no type that can be read.
         """
         connection = self._current()
+        decode = self._protocol.value_decoder(result)
         invocation_id, plain, uploads = connection.numbered(arguments)
 
         async def start(stream: ClientStream[Any]) -> None:
-            connection.streams[invocation_id] = (stream, result)
+            connection.streams[invocation_id] = (stream, decode)
             await connection.send(StreamInvocation(invocation_id, target, plain, tuple(uploads)))
             connection.start_uploads(uploads)
 

@@ -52,6 +52,7 @@ class MemoryServer:
         self._state: dict[str, object] = {}
         self._supervisor = Supervisor("memory server")
         self._lifespan: _Lifespan | None = None
+        self._sockets: set[MemoryWebSocket] = set()
 
     @property
     def is_running(self) -> bool:
@@ -93,6 +94,8 @@ class MemoryServer:
     async def stop(self) -> None:
         """Run the application's shutdown, and wait until every request has ended; idempotent.
 
+        WebSockets that the application has left open are closed as servers close them, with code 1012.
+
         Raises:
             ConnectError: The shutdown failed, or took longer than `timeout` and what the application has as its own
                 deadline; what still ran is cancelled.
@@ -103,6 +106,8 @@ class MemoryServer:
         try:
             await lifespan.stop(self.timeout + _SHUTDOWN)
         finally:
+            for socket in tuple(self._sockets):
+                socket.drop(1012)
             await self._supervisor.close(grace=self.timeout)
 
     def client(self, path: str, **options: Any) -> HubClient:
@@ -166,7 +171,13 @@ class MemoryServer:
             "subprotocols": [],
             "extensions": {"websocket.http.response": {}},
         }
-        self._run(scope, socket.app_receives, socket.app_sends, socket.app_ended, f"websocket {path}")
+
+        def ended(error: BaseException | None) -> None:
+            self._sockets.discard(socket)
+            socket.app_ended(error)
+
+        self._run(scope, socket.app_receives, socket.app_sends, ended, f"websocket {path}")
+        self._sockets.add(socket)
         return socket
 
     def _scope(

@@ -178,6 +178,35 @@ async def test_client_results(make_app: Make, protocol: str) -> None:
             assert await mute.receive("Name") == []
 
 
+@both_protocols
+async def test_values_that_no_protocol_has(make_app: Make, protocol: str) -> None:
+    """A type that cannot be read and arguments, items and answers that cannot be written fail where they are given."""
+
+    class Odd:
+        pass
+
+    async def odd() -> AsyncIterator[Odd]:
+        yield Odd()
+
+    app = make_app(options=HubOptions(enable_detailed_errors=True))
+    async with HubClient(app, "/chat", protocol=protocol) as client:
+        with pytest.raises(TypeError):
+            await client.invoke("nothing", result=int | str | dict[int, Odd] | float | list[int] | bytes | Odd)
+        with pytest.raises(TypeError):
+            client.stream("Count", 1, result=Callable)
+        with pytest.raises(TypeError):
+            await client.invoke("add", Odd(), 1)
+        with pytest.raises(HubException, match="Odd"):
+            await client.invoke("Total", odd(), 1)
+        client.on("Name", Odd)
+        with pytest.raises(HubException, match="Odd"):
+            await client.invoke("ask", client.connection_id)
+        stream = client.stream("Count", 2, result=str)
+        with pytest.raises(BindingError):
+            await anext(stream)
+        assert await client.invoke("add", 1, 2) == 3
+
+
 async def test_a_handler_takes_calls(make_app: Make) -> None:
     """A handler set before connecting sees the first call; what it raises is raised when the block ends."""
     seen: list[object] = []

@@ -144,6 +144,23 @@ async def test_an_answer_that_does_not_come() -> None:
             await server.http("GET", "/")
 
 
+async def test_sockets_of_others_are_closed_at_the_end() -> None:
+    """A WebSocket that is no hub's is closed with 1012 when the server stops, and its route ends in time."""
+    ended: list[int] = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            ended.append((await receive())["code"])
+
+    async with MemoryServer(app) as server:
+        socket = server.websocket("/other")
+        assert await socket.opened() is None
+    assert ended == [1012]
+    await socket.returned()
+
+
 async def test_a_websocket_that_only_closes() -> None:
     """A close before the accept is a 403, as servers answer it, and one before the handshake is told."""
 
@@ -171,7 +188,16 @@ async def test_a_server_that_speaks_nonsense() -> None:
             await send({"type": "websocket.accept"})
             await receive()
             await send({"type": "websocket.send", "text": "{}"})
-            await send({"type": "websocket.send", "text": '\x1e{"type":1}\x1e'})
+            await send(
+                {"type": "websocket.send", "text": '\x1e{"type":99}\x1e{"type":2,"invocationId":"7","item":1}\x1e'}
+            )
+            await send(
+                {
+                    "type": "websocket.send",
+                    "bytes": b'{"type":3,"invocationId":"7"}\x1e{"type":5,"invocationId":"7"}\x1e',
+                }
+            )
+            await send({"type": "websocket.send", "text": '{"type":1}\x1e'})
             with pytest.raises(OSError, match="has gone"):
                 await send({"type": "websocket.send", "text": "more"})
             assert (await receive())["code"] == 1002
