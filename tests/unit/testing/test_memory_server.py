@@ -71,7 +71,7 @@ async def test_requests_see_a_servers_scope() -> None:
         await send({"type": "http.response.body", "body": b"ut"})
         assert (await receive())["type"] == "http.disconnect"
 
-    server = MemoryServer(app, root_path="/root")
+    server = MemoryServer(app, root_path="/base")
     async with server:
         assert server.is_running
         answer = await server.http("PUT", "/x", query="a=1", headers={"X-B": "2"}, body=b"in", extra={"user": 7})
@@ -81,7 +81,7 @@ async def test_requests_see_a_servers_scope() -> None:
     assert last == "closed"
     assert scope["state"] == {"pool": "open"}
     assert scope["headers"] == [(b"host", b"testserver"), (b"x-b", b"2")]
-    assert (scope["method"], scope["path"], scope["query_string"], scope["root_path"]) == ("PUT", "/x", b"a=1", "/root")
+    assert (scope["method"], scope["path"], scope["query_string"], scope["root_path"]) == ("PUT", "/x", b"a=1", "/base")
     assert scope["user"] == 7
 
 
