@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -11,6 +14,7 @@ from tests.e2e.processes import eventually
 from tests.interop.dotnet import DotnetClient, DotnetError
 
 WAYS = (("ws", "json"), ("ws", "messagepack"), ("sse", "json"), ("lp", "json"), ("lp", "messagepack"))
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "clients.md"
 NEARLY_TOO_LONG = "x" * 32_600
 TOO_LONG = "x" * 32_800
 
@@ -49,6 +53,13 @@ def two(run: str, node: HubNode, way: Way) -> Iterator[tuple[DotnetClient, Dotne
 def client(two: tuple[DotnetClient, DotnetClient]) -> DotnetClient:
     """The first of them."""
     return two[0]
+
+
+def test_dotnet_client_is_the_one_on_the_page(run: str) -> None:
+    """docs/reference/clients.md names the version of the client that these tests use."""
+    told = subprocess.run([run, "version"], capture_output=True, text=True, check=True, timeout=60).stdout
+    version = json.loads(told)["signalrClient"]
+    assert f"| Microsoft's .NET client | {version} |" in PAGE.read_text(encoding="utf-8")
 
 
 @pytest.mark.row("B158")

@@ -19,7 +19,8 @@ DRIVER = Path(__file__).parent / "java" / "Driver.java"
 NEARLY_TOO_LONG = "x" * 32_600
 TOO_LONG = "x" * 32_800
 
-transports = pytest.mark.parametrize("transport", ["ws", "lp"])
+WAYS = (("ws", "json"), ("lp", "json"))
+transports = pytest.mark.parametrize("transport", [transport for transport, _ in WAYS])
 
 Connect = Callable[..., JsClient]
 

@@ -17,6 +17,9 @@ from signalrcore.types import HttpTransportType, HubProtocolEncoding  # type: ig
 from tests.e2e.nodes import HubNode
 from tests.interop.dotnet import AspNetNode
 
+WAYS_OF_PYSIGNALR = (("ws", "json"), ("ws", "messagepack"))
+WAYS_OF_SIGNALRCORE = (("ws", "json"), ("ws", "messagepack"), ("sse", "json"))
+
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[HubNode]:
@@ -92,7 +95,7 @@ async def pysignalr(url: str, protocol: str, user: str = "") -> AsyncIterator[Py
         await asyncio.wait((running,))
 
 
-@pytest.mark.parametrize("protocol", ["json", "messagepack"])
+@pytest.mark.parametrize("protocol", [protocol for _, protocol in WAYS_OF_PYSIGNALR])
 async def test_pysignalr(node: HubNode, protocol: str) -> None:
     """pysignalr, over WebSockets: calls, errors, messages, groups, users, streams, client results."""
     async with pysignalr(node.chat, protocol, "ann") as one, pysignalr(node.chat, protocol) as two:
@@ -125,12 +128,15 @@ async def answer(arguments: list[Any]) -> str:
 
 Connect = Callable[..., "Signalrcore"]
 
+TRANSPORTS = {"ws": HttpTransportType.web_sockets, "sse": HttpTransportType.server_sent_events}
+
 
 class Signalrcore:
     """A client whose callbacks, on threads of its own, fill queues."""
 
-    def __init__(self, url: str, transport: HttpTransportType, encoding: HubProtocolEncoding, user: str = "") -> None:
-        options: dict[str, Any] = {"transport": transport}
+    def __init__(self, url: str, transport: str, protocol: str, user: str = "") -> None:
+        options: dict[str, Any] = {"transport": TRANSPORTS[transport]}
+        encoding = HubProtocolEncoding.text if protocol == "json" else HubProtocolEncoding.binary
         if user:
             options["access_token_factory"] = lambda: f"user:{user}"
         self.messages: Queue[list[Any]] = Queue()
@@ -172,8 +178,8 @@ def connect(node: HubNode) -> Iterator[Connect]:
     """Connects clients that end with the test."""
     made: list[Signalrcore] = []
 
-    def start(transport: Any, encoding: Any, *, user: str = "", url: str = "") -> Signalrcore:
-        client = Signalrcore(url or node.chat, transport, encoding, user)
+    def start(transport: str, protocol: str, *, user: str = "", url: str = "") -> Signalrcore:
+        client = Signalrcore(url or node.chat, transport, protocol, user)
         made.append(client)
         return client
 
@@ -182,16 +188,8 @@ def connect(node: HubNode) -> Iterator[Connect]:
         client.leave()
 
 
-@pytest.mark.parametrize(
-    "way",
-    [
-        (HttpTransportType.web_sockets, HubProtocolEncoding.text),
-        (HttpTransportType.web_sockets, HubProtocolEncoding.binary),
-        (HttpTransportType.server_sent_events, HubProtocolEncoding.text),
-    ],
-    ids=["ws-json", "ws-messagepack", "sse-json"],
-)
-def test_signalrcore(connect: Connect, way: tuple[HttpTransportType, HubProtocolEncoding]) -> None:
+@pytest.mark.parametrize("way", WAYS_OF_SIGNALRCORE, ids="-".join)
+def test_signalrcore(connect: Connect, way: tuple[str, str]) -> None:
     """signalrcore, over WebSockets and events: calls, errors, messages, groups, users, streams."""
     one, two = connect(*way, user="ann"), connect(*way)
     assert one.invoke("Add", 1, 2) == 3
@@ -215,6 +213,6 @@ def test_signalrcore_says_the_negotiate_version_in_its_handshake(
 ) -> None:
     """It asks for no negotiate version, gets 0, and sends that as its hub protocol's version: both servers take it."""
     node: HubNode | AspNetNode = request.getfixturevalue("node" if server == "ours" else "theirs")
-    client = connect(HttpTransportType.web_sockets, HubProtocolEncoding.text, url=node.chat)
+    client = connect("ws", "json", url=node.chat)
     assert client.client.protocol.version == 0
     assert client.invoke("Add", 1, 2) == 3

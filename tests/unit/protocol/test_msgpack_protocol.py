@@ -56,7 +56,7 @@ def test_it_introduces_itself() -> None:
         ),
     ],
 )
-@pytest.mark.row("B80", "B83", "B84")
+@pytest.mark.row("B80", "B83", "B84", "B157")
 def test_frames_are_written_byte_for_byte(message: HubMessage, frame: str) -> None:
     """Each message of the reference's table has its bytes; headers are a map, also when there are none."""
     assert PROTOCOL.encode(message).hex(" ") == frame
