@@ -30,6 +30,7 @@ class Cable:
         self._server = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._server.getsockname()[1]
         self._in = True
+        self._carries = True
         self._lock = threading.Lock()
         self._ends: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -44,10 +45,14 @@ class Cable:
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     end.shutdown(socket.SHUT_RDWR)
 
+    def hang(self) -> None:
+        """Carry nothing more, and tell nobody: what is sent is lost."""
+        self._carries = False
+
     def plug_in(self) -> None:
         """Relay new connections again."""
         with self._lock:
-            self._in = True
+            self._in = self._carries = True
 
     def _accept(self) -> None:
         while True:
@@ -73,7 +78,8 @@ class Cable:
                         data = key.fileobj.recv(65_536)
                         if not data:
                             return
-                        key.data.sendall(data)
+                        if self._carries:
+                            key.data.sendall(data)
 
     def _own(self, end: socket.socket, ends: contextlib.ExitStack) -> None:
         """Close this socket with `ends`, and shut it down when the cable is pulled.

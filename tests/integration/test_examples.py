@@ -189,6 +189,13 @@ def test_example(app: str, server: str, redis: RedisServer, folder: Path) -> Non
             assert ann.message() == bob.message() == ["server", "closing soon"]
         if app == "django_chat":
             assert bob.invoke("History", "room-7")[-2:] == [["ann", "hello"], ["ann", "are you there?"]]
+            assert bob.invoke("Join", "room-8") is None
+            cookie = login(one, "ann")["cookie"]
+            headers = {"cookie": cookie, "x-csrftoken": cookie.partition("csrftoken=")[2].partition(";")[0]}
+            answer = httpx.post(f"{one}/say", json={"room": "room-8", "text": "from a view"}, headers=headers)
+            assert answer.json() == {"sent": True}
+            assert bob.message() == ["ann", "from a view"]
+            assert httpx.get(f"{one}/hubs").status_code == 404, "this path is not Django's"
         refused = login(one, "ann", "guess")
         assert app == "plain_chat" or not refused
         for wrong in (refused, {}):
@@ -199,4 +206,5 @@ def test_example(app: str, server: str, redis: RedisServer, folder: Path) -> Non
             assert answer.status_code == 401
         for client in (ann, bob):
             client.close()
-        assert "Traceback" not in first.stderr + second.stderr
+        # The one of the error above, which is logged for the hub's author.
+        assert [each.stderr.count("Traceback") for each in (first, second)] == [1, 0]
