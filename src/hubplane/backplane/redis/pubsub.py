@@ -63,11 +63,6 @@ class RedisBackplane:
         )
 
     @property
-    def options(self) -> RedisOptions:
-        """As given."""
-        return self._options
-
-    @property
     def endpoints(self) -> Sequence[str]:
         """The servers it connects to, for logs: ``localhost:6379``."""
         return [str(address) for address in self._options.addresses]
@@ -76,6 +71,11 @@ class RedisBackplane:
     def is_connected(self) -> bool:
         """Both connections are up, and every wanted channel is confirmed."""
         return self._session is not None and self._session.is_connected
+
+    @property
+    def options(self) -> RedisOptions:
+        """How it was configured."""
+        return self._options
 
     def run(self, sink: BackplaneSink) -> AbstractAsyncContextManager[None]:
         """Connect in the background and deliver to `sink` while inside; see `Backplane.run`.
