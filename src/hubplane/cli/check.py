@@ -135,5 +135,7 @@ def _options_of(app: HubApp, target: str) -> RedisOptions:
         )
     options = backplane.options
     if not all(endpoint.host or endpoint.path for endpoint in options.endpoints):
-        raise ConfigurationError(f"The HubApp of {target} makes its connections itself. Check the address with --redis.")
+        raise ConfigurationError(
+            f"The HubApp of {target} makes its connections itself. Check the address with --redis."
+        )
     return options
