@@ -82,9 +82,10 @@ def test_facade_offers_what_it_lists() -> None:
         assert hasattr(facade, name), name
 
 
-def test_public_names_are_documented() -> None:
-    """Every name in `hubplane.__all__` has its entry in the reference."""
-    facade = importlib.import_module("hubplane")
+@pytest.mark.parametrize("module", ["hubplane", "hubplane.testing"])
+def test_public_names_are_documented(module: str) -> None:
+    """Every name that hubplane and hubplane.testing offer has its entry in the reference."""
+    facade = importlib.import_module(module)
     pages = "\n".join(path.read_text(encoding="utf-8") for path in sorted(REFERENCE.glob("*.md")))
     entries = set(re.findall(r"^#{2,4} `(\w+)`", pages, flags=re.MULTILINE))
     assert set(getattr(facade, "__all__", [])) - {"__version__"} <= entries

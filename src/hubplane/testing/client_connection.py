@@ -63,7 +63,8 @@ class ConnectionEnd:
         if not self.said_goodbye:
             return f"The connection ended without a Close message (WebSocket code {self.code})."
         reason = "without an error" if self.error is None else f"with the error {self.error!r}"
-        return f"The server closed the connection {reason} (WebSocket code {self.code})."
+        allowed = ", and allows to come back" if self.allow_reconnect else ""
+        return f"The server closed the connection {reason}{allowed} (WebSocket code {self.code})."
 
 
 class ClientConnection:

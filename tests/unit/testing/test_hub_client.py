@@ -451,6 +451,7 @@ async def test_shutdown_allows_a_reconnect(make_app: Make) -> None:
     await server.stop()
     end = client.end
     assert end == ConnectionEnd(None, allow_reconnect=True, said_goodbye=True, code=1000)
+    assert str(end).endswith("without an error, and allows to come back (WebSocket code 1000).")
     async with server:
         await client.connect()
         assert client.is_connected
