@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any  # Django's models
@@ -202,3 +203,18 @@ async def test_broken_session_store_is_no_login(ann: Any) -> None:
         pytest.raises(ModuleNotFoundError),
     ):
         await DjangoSessionAuthenticator()(asking("some-key"))
+
+
+async def test_logins_do_not_wait_for_hub_methods(ann: Any) -> None:
+    """Hub methods that wait in all their threads keep nobody from logging in, such as the client they wait for."""
+    from hubplane.hubs.threads import run_in_thread
+
+    key = await in_thread(log_in, ann)
+    release = threading.Event()
+    methods = [asyncio.create_task(run_in_thread(release.wait)) for _ in range(40)]
+    try:
+        async with asyncio.timeout(20):
+            assert await DjangoSessionAuthenticator()(asking(key)) == ann
+    finally:
+        release.set()
+        await asyncio.gather(*methods)

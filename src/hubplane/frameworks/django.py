@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from typing import Any, ParamSpec, TypeVar, cast  # users are of the application's own model
 
 from hubplane.connection.request import ConnectionRequest
 from hubplane.errors import ConfigurationError
+from hubplane.hubs.threads import WorkerThreads, run_in_thread
 
 __all__ = ["DjangoSessionAuthenticator", "django_database"]
 
@@ -20,9 +22,9 @@ R = TypeVar("R")
 class DjangoSessionAuthenticator:
     """Finds the user who is logged in to the session that the request's cookie names, as Django's middleware does.
 
-    It asks the session engine and the authentication backends of Django's settings, in a thread, for every HTTP request
-    of a hub, and only reads: sessions are neither extended nor ended, and no cookie is set. Without a cookie nothing is
-    asked.
+    It asks the session engine and the authentication backends of Django's settings, in threads of its own, for every
+    HTTP request of a hub, and only reads: sessions are neither extended nor ended, and no cookie is set. Without a
+    cookie nothing is asked.
 
     Raises:
         ConfigurationError: Django is not installed.
@@ -30,16 +32,13 @@ class DjangoSessionAuthenticator:
 
     def __init__(self) -> None:
         try:
-            import asgiref.sync  # noqa: PLC0415 - only where Django is used
-            import django  # noqa: F401, PLC0415 - as above
+            import django  # noqa: F401, PLC0415 - only where Django is used
         except ModuleNotFoundError as error:
             raise ConfigurationError(
                 "DjangoSessionAuthenticator needs Django, which is not installed: pip install django"
             ) from error
-        # Any thread will do, since the connections to the database that it leaves open are looked after here.
-        self._load: Callable[[str], Awaitable[object | None]] = asgiref.sync.sync_to_async(
-            _user_of_session, thread_sensitive=False
-        )
+        # Not those of hub methods, which may be waiting for a client whose next request is one to authenticate.
+        self._threads = WorkerThreads(min(32, (os.cpu_count() or 1) + 4))
 
     async def __call__(self, request: ConnectionRequest) -> object | None:
         """The user of the request's session; None without one who is logged in and active.
@@ -52,7 +51,7 @@ class DjangoSessionAuthenticator:
 
         header = "; ".join(value for name, value in request.headers if name == "cookie")
         key: str | None = parse_cookie(header).get(settings.SESSION_COOKIE_NAME) if header else None
-        return await self._load(key) if key else None
+        return await run_in_thread(partial(_user_of_session, key), threads=self._threads) if key else None
 
 
 class _Login(dict[str, Any]):

@@ -56,10 +56,14 @@ class WorkerThreads:
 _threads = WorkerThreads(min(32, (os.cpu_count() or 1) + 4))
 
 
-async def run_in_thread(function: Callable[[], T]) -> T:
+async def run_in_thread(function: Callable[[], T], *, threads: WorkerThreads = _threads) -> T:
     """Call `function` in a worker thread, in a copy of the current context variables.
 
     Cancelling ends the waiting: work that has not begun is left out, a running function goes on by itself.
+
+    Args:
+        function: What to call.
+        threads: Those of hub methods by default. What hub methods may be waiting for wants threads of its own.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -89,5 +93,5 @@ async def run_in_thread(function: Callable[[], T]) -> T:
         finally:
             del failure  # else its traceback holds this frame, and the frame holds it
 
-    _threads.submit(work)
+    threads.submit(work)
     return await future
