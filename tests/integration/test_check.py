@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.server
 import json
 import os
@@ -155,6 +156,31 @@ async def test_node_without_results_is_an_old_one(server: RedisServer) -> None:
         await node.subscribe(["Chat:all", "Chat:internal:groups", "Chat:internal:ack:web_1"])
         report = await look(options)
     assert any("ASP.NET Core before 7" in finding.text for finding in report.findings if finding.verdict == "note")
+
+
+@pytest.mark.row("S3")
+async def test_distant_redis_is_warned_about(server: RedisServer) -> None:
+    """Behind a line that takes 12 ms and more there and back, Redis is said to be in another data centre."""
+    loop = asyncio.get_running_loop()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.closing(writer):
+            while data := await reader.read(65_536):
+                loop.call_later(0.006, writer.write, data)
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection(server.host, server.port)
+        with contextlib.suppress(ConnectionError):
+            await asyncio.gather(relay(reader, back), relay(there, writer))
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as proxy:
+        port = proxy.sockets[0].getsockname()[1]
+        report = await look(parse(f"127.0.0.1:{port}"))
+    distance = found(report, "distance")
+    assert distance.verdict == "warning"
+    assert "probably" in distance.text
+    assert float(str(distance.data["median"])) >= 0.012
+    assert report.conclusion == "hubplane works on this Redis, with 1 warning."
 
 
 # -- limits -----------------------------------------------------------------------------------------------------------
@@ -362,7 +388,9 @@ async def test_replica_and_sentinel_are_recognised(server: RedisServer, tmp_path
 
 async def test_cluster_is_recognised() -> None:
     """A Cluster without its slots is said not to be in order; with them it is, and all else works on it."""
-    with RedisServer(kind="redis", arguments=["--cluster-enabled", "yes"]) as server:
+    with RedisServer(
+        kind="redis", arguments=["--cluster-enabled", "yes", "--cluster-port", str(closed_port())]
+    ) as server:
         report = await look(parse(server.configuration))
         assert found(report, "topology").verdict == "warning"
         server.command("CLUSTER", "ADDSLOTSRANGE", "0", "16383")

@@ -203,7 +203,7 @@ def test_aspnet_hub_context_reaches_our_clients(
     client.stop()
 
 
-@pytest.mark.row("X1")
+@pytest.mark.row("X1", "S14")
 @both_ways
 def test_order_of_one_publisher_and_channel_holds(
     driver: JsDriver, ours: HubNode, theirs: AspNetNode, direction: str

@@ -118,7 +118,7 @@ class Examination:
             return "User or password is wrong."
         if "NOAUTH" in error:
             return "It wants a password: add password=..."
-        if "certificate" in error.lower():
+        if "certificate verify failed" in error.lower():
             return "The certificate is not trusted or is for another name: see sslHost, or give an ssl_context in code."
         if "Redis refused" in error:
             return ""
