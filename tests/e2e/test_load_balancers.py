@@ -38,12 +38,12 @@ class Balancer:
     Attributes:
         program: What runs it.
         file: Its name under examples/.
-        by_cookie: Whether a cookie leads to the node, else the client's address.
+        cookie: The name of the cookie that leads to the node; empty where the client's address does.
     """
 
     program: str
     file: str
-    by_cookie: bool
+    cookie: str
 
     @contextmanager
     def before(self, nodes: Sequence[str], folder: Path, command: str) -> Iterator[str]:
@@ -74,16 +74,16 @@ class Balancer:
         """A client that the balancer takes for another one than those before."""
         # A client of Microsoft's keeps the cookies of its connection to itself. Addresses differ in the first three
         # numbers, as nginx asks for no more.
-        headers = {} if self.by_cookie else {"X-Forwarded-For": f"10.7.{next(NAMES) % 250}.1"}
+        headers = {} if self.cookie else {"X-Forwarded-For": f"10.7.{next(NAMES) % 250}.1"}
         return driver.connect(f"{url}/chat", protocol, transport=transport, headers=headers, **options)
 
 
 BALANCERS = (
-    pytest.param(Balancer("nginx", "nginx.conf", by_cookie=False), marks=pytest.mark.row("S34"), id="nginx"),
+    pytest.param(Balancer("nginx", "nginx.conf", cookie=""), marks=pytest.mark.row("S34"), id="nginx"),
     pytest.param(
-        Balancer("nginx", "nginx-cookie.conf", by_cookie=True), marks=pytest.mark.row("S32", "S34"), id="nginx-cookie"
+        Balancer("nginx", "nginx-cookie.conf", cookie="node"), marks=pytest.mark.row("S32", "S34"), id="nginx-cookie"
     ),
-    pytest.param(Balancer("haproxy", "haproxy.cfg", by_cookie=True), marks=pytest.mark.row("S32", "S33"), id="haproxy"),
+    pytest.param(Balancer("haproxy", "haproxy.cfg", cookie="NODE"), marks=pytest.mark.row("S32", "S33"), id="haproxy"),
 )
 balancers = pytest.mark.parametrize("balancer", BALANCERS)
 
@@ -183,17 +183,16 @@ def test_stickiness_is_what_makes_it_work(balanced: tuple[Balancer, str]) -> Non
         assert 404 in {opened(client, *each) for each in itertools.pairwise(addresses)}
 
 
-@pytest.mark.row("S32", "S33")
+@balancers
 def test_page_behind_a_balancer(
-    browser: Chromium, part: Callable[[str], str], redis: RedisServer, tmp_path: Path
+    browser: Chromium, part: Callable[[str], str], redis: RedisServer, tmp_path: Path, balancer: Balancer
 ) -> None:
-    """Chromium keeps the balancer's cookie beside the application's, and each tab's connection stays with its node."""
-    balancer = Balancer("haproxy", "haproxy.cfg", by_cookie=True)
+    """Chromium keeps the balancer's cookie beside the application's, stays with a node, and is of the same origin."""
     configuration = f"{redis.configuration},channelPrefix=page:"
     with (
         serve(HUBPLANE_REDIS=configuration) as one,
         serve(HUBPLANE_REDIS=configuration) as two,
-        balancer.before([address(one), address(two)], tmp_path, part("haproxy")) as url,
+        balancer.before([address(one), address(two)], tmp_path, part(balancer.program)) as url,
     ):
         pages = [Page(browser, url) for _ in range(3)]
         for page, transport in zip(pages, ("ws", "sse", "lp"), strict=True):
@@ -205,7 +204,7 @@ def test_page_behind_a_balancer(
         assert [page.event("message") for page in pages] == [["hello"]] * 3
         for page in pages:
             sent = [each["headers"].get("cookie", "") for each in page.seen("request") if "/hubs/" in each["url"]]
-            assert all("NODE=" in each and "login=" in each for each in sent), sent
+            assert all(f"{balancer.cookie}=" in each and "login=" in each for each in sent), sent
             page.close()
 
 
