@@ -93,6 +93,9 @@ async def pysignalr(url: str, protocol: str, user: str = "") -> AsyncIterator[Py
     finally:
         running.cancel()
         await asyncio.wait((running,))
+        # It has no way to stop, and a cancelled run() leaves its socket open.
+        if (socket := client.client._transport._ws) is not None:
+            await socket.close()
 
 
 @pytest.mark.parametrize("protocol", [protocol for _, protocol in WAYS_OF_PYSIGNALR])
