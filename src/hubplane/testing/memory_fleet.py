@@ -51,7 +51,7 @@ class MemoryFleet:
                 if not (backplane.is_connected or self._bus.is_interrupted):
                     raise ConfigurationError(
                         "A node of the fleet does not use its backplane: what `make` is given belongs into "
-                        "HubApp(redis=...)."
+                        "HubApp(redis=...), and the framework around it has to run the lifespan of the hubs."
                     )
             self._stack = stack.pop_all()
         return self

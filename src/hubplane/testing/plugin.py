@@ -4,6 +4,8 @@ It registers itself nowhere: an entry point would import hubplane into every pyt
 coverage is measured, also where no test asks for it.
 
 The fixtures for clients and fleets are asynchronous and need pytest-asyncio, in either of its modes.
+
+PYTEST_DONT_REWRITE: nothing here asserts, and tests import types from here before pytest loads it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,8 @@ async def test_clients_of_one_app_share_it(
 
 
 PROJECT = {
-    "conftest.py": 'pytest_plugins = ["hubplane.testing.plugin"]\n',
+    # Importing the plugin's types before pytest loads it must cause no warning.
+    "conftest.py": 'import hubplane.testing.plugin\n\npytest_plugins = ["hubplane.testing.plugin"]\n',
     "pytest.ini": "[pytest]\nasyncio_default_fixture_loop_scope = function\n",
     "chat.py": """
 from hubplane import Hub, HubApp
