@@ -12,6 +12,8 @@ from hubplane.hubs.authorization import AuthorizationContext, authorize
 from hubplane.auth.tokens import JwtAuthenticator, JwtUser
 from hubplane.connection.request import ConnectionRequest
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
+from hubplane.telemetry.base import Span, Telemetry
+from hubplane.telemetry.open_telemetry import OpenTelemetry
 from hubplane.errors import (
     AckTimeoutError,
     BackplaneError,
@@ -53,6 +55,10 @@ __all__ = [
     "JwtAuthenticator",
     "JwtUser",
     "ConnectionRequest",
+    # Who hears what happens
+    "OpenTelemetry",
+    "Telemetry",
+    "Span",
     # What may be caught
     "HubplaneError",
     "ConfigurationError",

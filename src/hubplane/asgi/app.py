@@ -33,6 +33,13 @@ from hubplane.protocol.hub_protocol import HubProtocol
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
 from hubplane.supervisor import Supervisor
+from hubplane.telemetry.base import (
+    BACKPLANE_CONNECTED,
+    BACKPLANE_PUBLISHED,
+    BACKPLANE_RECEIVED,
+    NO_TELEMETRY,
+    Telemetry,
+)
 
 if TYPE_CHECKING:
     from hubplane.backplane.redis.options import RedisOptions
@@ -65,6 +72,7 @@ class HubApp:
         shutdown_timeout: Seconds that hub methods and disconnect callbacks have to finish at shutdown; 5 by default.
         config_file: A TOML file with options; None reads the environment variable ``HUBPLANE_CONFIG``. What the code
             names wins over the environment, which wins over the file.
+        telemetry: Told what happens, such as `OpenTelemetry`; None for nobody.
         clock: Where time comes from.
         ids: Where ids come from.
 
@@ -84,6 +92,7 @@ class HubApp:
         authenticators: Sequence[Authenticator] = (),
         shutdown_timeout: float | None = None,
         config_file: str | os.PathLike[str] | None = None,
+        telemetry: Telemetry | None = None,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
@@ -100,6 +109,7 @@ class HubApp:
             cork=Cork(),
             clock=clock or SystemClock(),
             ids=ids or SystemIds(),
+            telemetry=telemetry or NO_TELEMETRY,
         )
         self._endpoints: dict[str, HubEndpoint] = {}
         self._backplane = _make_backplane(redis if redis is not None else configuration.redis)
@@ -225,6 +235,7 @@ class HubApp:
             stack.push_async_callback(self._supervisor.close)
             if self._backplane is not None:
                 await stack.enter_async_context(self._backplane.run(self._routes))
+                self._observe_backplane(stack)
             for endpoint in self._endpoints.values():
                 await stack.enter_async_context(endpoint.run(grace=self._shutdown_timeout))
             heartbeat = Heartbeat(self._runtime.clock, self._connections, self._ticks())
@@ -232,6 +243,15 @@ class HubApp:
             self._running = True
             stack.callback(self._stopped)
             yield
+
+    def _observe_backplane(self, stack: AsyncExitStack) -> None:
+        routes = self._routes
+        for name, read in (
+            (BACKPLANE_CONNECTED, lambda: int(routes.is_connected)),
+            (BACKPLANE_PUBLISHED, lambda: routes.published),
+            (BACKPLANE_RECEIVED, lambda: routes.received),
+        ):
+            stack.callback(self._runtime.telemetry.observe(name, read))
 
     def _stopped(self) -> None:
         self._running = False

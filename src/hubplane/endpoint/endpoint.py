@@ -16,7 +16,7 @@ from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import TransportKind
+from hubplane.connection.transport import TransportKind, Verdict
 from hubplane.endpoint.gate import Gate
 from hubplane.endpoint.runner import ConnectionRunner
 from hubplane.errors import ConfigurationError
@@ -25,12 +25,14 @@ from hubplane.hubs.dispatcher import HubDispatcher
 from hubplane.hubs.factories import HubFactory
 from hubplane.hubs.filters import HubFilter
 from hubplane.hubs.hub import Hub
+from hubplane.hubs.tracing import HubSpans
 from hubplane.ids import IdSource
 from hubplane.lifetime.base import HubLifetimeManager
 from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
 from hubplane.protocol.session import HubSession
 from hubplane.supervisor import Supervisor
+from hubplane.telemetry.base import DROPPED_CONNECTIONS, NO_TELEMETRY, Telemetry
 from hubplane.transports.registry import ConnectionRegistry
 from hubplane.transports.router import TransportRouter
 
@@ -94,12 +96,14 @@ class HubRuntime:
         cork: Flushes the outbound buffers of all connections.
         clock: Where time comes from.
         ids: Where ids come from.
+        telemetry: Told what happens.
     """
 
     protocols: tuple[HubProtocol, ...]
     cork: Cork
     clock: Clock
     ids: IdSource
+    telemetry: Telemetry = NO_TELEMETRY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +156,7 @@ class HubEndpoint:
         self._cork = runtime.cork
         self._clock = runtime.clock
         self._user_id = settings.user_id
+        self._telemetry = runtime.telemetry
         self._supervisor = Supervisor(f"hub {hub_name}")
         self._connections: set[HubConnection] = set()
         self._idle: asyncio.Event | None = None
@@ -164,9 +169,10 @@ class HubEndpoint:
             filters=settings.filters,
             hub_factory=settings.hub_factory,
             supervisor=self._supervisor,
+            spans=HubSpans(runtime.telemetry, hub_name) if runtime.telemetry.traces else None,
         )
         self.context = HubContext(lifetime)
-        self.registry = ConnectionRegistry(runtime.clock, settings.transport_options)
+        self.registry = ConnectionRegistry(runtime.clock, settings.transport_options, telemetry=runtime.telemetry)
         self.gate = Gate(
             hub_type,
             authenticators=settings.authenticators,
@@ -221,6 +227,7 @@ class HubEndpoint:
                     if connection.transport is not None:
                         connection.transport.abort()
         await self._supervisor.close(grace=max(0.0, deadline - self._clock.monotonic()))
+        self.registry.close()
 
     def connect(
         self, request: ConnectionRequest, connection_id: str, kind: TransportKind = TransportKind.WEB_SOCKETS
@@ -259,6 +266,8 @@ class HubEndpoint:
             await runner.run()
         finally:
             self._connections.discard(connection)
+            if connection.verdict not in {None, Verdict.SHUTDOWN}:
+                self._telemetry.count(DROPPED_CONNECTIONS, {"hubplane.reason": connection.verdict.value})
             if self._idle is not None and not self._connections:
                 self._idle.set()
 

@@ -21,6 +21,7 @@ from hubplane.hubs.hub import Hub
 from hubplane.hubs.methods import HubMethod, HubMethods
 from hubplane.hubs.pipeline import HubPipeline, Refused, is_being_cancelled
 from hubplane.hubs.port import HubPort
+from hubplane.hubs.tracing import HubSpans
 from hubplane.lifetime.base import HubLifetimeManager
 from hubplane.options import HubOptions
 from hubplane.protocol.hub_protocol import HubProtocol
@@ -57,6 +58,7 @@ class HubDispatcher:
         authorize: Asked before each method; None admits every call.
         hub_factory: Makes an instance of `hub_type` per call; None calls it without arguments.
         supervisor: Owner of the tasks for streams.
+        spans: Makes spans around methods and callbacks; None for none.
 
     Raises:
         ConfigurationError: The hub's methods cannot be served; the text says which and why.
@@ -74,7 +76,7 @@ class HubDispatcher:
         "_tables",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts, by name
         self,
         hub_type: type[Hub],
         *,
@@ -85,6 +87,7 @@ class HubDispatcher:
         authorize: AuthorizeHook | None = None,
         hub_factory: HubFactory | None = None,
         supervisor: Supervisor,
+        spans: HubSpans | None = None,
     ) -> None:
         if Hub not in getattr(hub_type, "__mro__", ()):
             raise ConfigurationError(f"A hub is a class derived from hubplane.Hub, not {hub_type!r}.")
@@ -93,7 +96,9 @@ class HubDispatcher:
         self._methods = HubMethods(hub_type, Hub)
         self._sites: dict[HubConnection, CallSite] = {}
         self._answers = Answers(detailed=options.enable_detailed_errors)
-        self._pipeline = HubPipeline(hub_type, filters=filters, authorize=authorize, hub_factory=hub_factory)
+        self._pipeline = HubPipeline(
+            hub_type, filters=filters, authorize=authorize, hub_factory=hub_factory, spans=spans
+        )
         # Called for every direct call, so kept within reach.
         self._hub_type = cast("type[Hub]", self._pipeline.hub_factory)
         self._tables = {

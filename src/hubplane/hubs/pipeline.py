@@ -24,6 +24,7 @@ from hubplane.hubs.filters import (
 )
 from hubplane.hubs.hub import Hub
 from hubplane.hubs.methods import HubMethod, call_in_thread, is_async_function
+from hubplane.hubs.tracing import HubSpans
 from hubplane.protocol.messages import Invocation, StreamInvocation
 
 __all__ = ["HubPipeline", "Refused", "is_being_cancelled", "mode_error"]
@@ -38,7 +39,7 @@ class HubPipeline:
 
     Attributes:
         hub_factory: Makes an instance per call.
-        is_direct: Neither filters, authorization of all methods, nor a factory of the application's stand around
+        is_direct: Neither filters, spans, authorization of all methods, nor a factory of the application's stand around
             methods: those without policies may be called without `run`.
     """
 
@@ -50,6 +51,7 @@ class HubPipeline:
         "_has_connected",
         "_has_disconnected",
         "_hub_type",
+        "_spans",
         "hub_factory",
         "is_direct",
     )
@@ -61,17 +63,25 @@ class HubPipeline:
         filters: Sequence[HubFilter],
         authorize: AuthorizeHook | None,
         hub_factory: HubFactory | None,
+        spans: HubSpans | None = None,
     ) -> None:
         self._hub_type = hub_type
+        self._spans = spans
         self.hub_factory: HubFactory = hub_factory or hub_type
         self._authorize = authorize
         self._chain = invocation_chain(filters, _run)
-        self.is_direct = self._chain is None and authorize is None and isinstance(self.hub_factory, type)
+        self.is_direct = (
+            self._chain is None and authorize is None and spans is None and isinstance(self.hub_factory, type)
+        )
         self._connected = connected_chain(filters, _connected)
         self._disconnected = disconnected_chain(filters, _disconnected)
-        self._has_connected = hub_type.on_connected is not Hub.on_connected or self._connected is not _connected
+        self._has_connected = (
+            hub_type.on_connected is not Hub.on_connected or self._connected is not _connected or spans is not None
+        )
         self._has_disconnected = (
-            hub_type.on_disconnected is not Hub.on_disconnected or self._disconnected is not _disconnected
+            hub_type.on_disconnected is not Hub.on_disconnected
+            or self._disconnected is not _disconnected
+            or spans is not None
         )
 
     def guards(self, method: HubMethod) -> bool:
@@ -91,24 +101,42 @@ class HubPipeline:
         """
         made = self.hub_factory()
         if isinstance(made, Hub):  # nearly always, and there is nothing to close
-            return await self.run_on(_bound(made, call), method, message)
+            return await self._run_on(_bound(made, call), call, method, message)
         async with AsyncExitStack() as resources:
-            return await self.run_on(_bound(await open_hub(made, resources), call), method, message)
+            return await self._run_on(_bound(await open_hub(made, resources), call), call, method, message)
 
-    async def run_on(self, hub: Hub, method: HubMethod, message: Invocation | StreamInvocation) -> object:
-        """Run a method on this instance and return its result, for a stream method its stream.
+    async def _run_on(
+        self, hub: Hub, call: HubCall, method: HubMethod, message: Invocation | StreamInvocation
+    ) -> object:
+        context = HubInvocationContext(hub, method, message.arguments)
+        if self.guards(method):
+            await self._admit(context, message)
+        if self._spans is None:
+            return await (_run(context) if self._chain is None else self._chain(context))
+        with self._spans.invocation(call.site, method, message.headers):
+            return await (_run(context) if self._chain is None else self._chain(context))
+
+    async def stream(
+        self, call: HubCall, method: HubMethod, message: StreamInvocation, resources: AsyncExitStack
+    ) -> object:
+        """Run a stream method on a new instance and return its stream, whose end also ends `resources`.
 
         Raises:
             Refused: The user may not call it, or not in this way.
         """
-        context = HubInvocationContext(hub, method, message.arguments)
+        context = HubInvocationContext(await self.hub(call, resources), method, message.arguments)
         if self.guards(method):
-            if not await self._allows(context):
-                raise Refused(failures.unauthorized(method.name))
-            text = mode_error(method, message)
-            if text is not None:
-                raise Refused(text)
+            await self._admit(context, message)
+        if self._spans is not None:
+            resources.enter_context(self._spans.invocation(call.site, method, message.headers))
         return await (_run(context) if self._chain is None else self._chain(context))
+
+    async def _admit(self, context: HubInvocationContext, message: Invocation | StreamInvocation) -> None:
+        if not await self._allows(context):
+            raise Refused(failures.unauthorized(context.method.name))
+        text = mode_error(context.method, message)
+        if text is not None:
+            raise Refused(text)
 
     async def _allows(self, context: HubInvocationContext) -> bool:
         if self._authorize is not None and not await self._authorize(context):
@@ -130,13 +158,19 @@ class HubPipeline:
         """Run the hub's `on_connected`, if it has one."""
         if self._has_connected:
             async with AsyncExitStack() as resources:
-                await self._connected(HubLifetimeContext(await self.hub(call, resources)))
+                context = HubLifetimeContext(await self.hub(call, resources))
+                if self._spans is not None:
+                    resources.enter_context(self._spans.connected())
+                await self._connected(context)
 
     async def disconnected(self, call: HubCall, error: Exception | None) -> None:
         """Run the hub's `on_disconnected`, if it has one."""
         if self._has_disconnected:
             async with AsyncExitStack() as resources:
-                await self._disconnected(HubLifetimeContext(await self.hub(call, resources)), error)
+                context = HubLifetimeContext(await self.hub(call, resources))
+                if self._spans is not None:
+                    resources.enter_context(self._spans.disconnected(call.site))
+                await self._disconnected(context, error)
 
 
 def mode_error(method: HubMethod, message: Invocation | StreamInvocation) -> str | None:

@@ -175,7 +175,7 @@ class TransportRouter:
             await exchange.respond(400, b"Cannot terminate this connection using the DELETE endpoint.")
             return
         connection.transport.delete()
-        connection.shutting_down()
+        connection.end(None, allow_reconnect=True)
         await exchange.respond(202)
 
     async def _find(self, exchange: HttpExchange, headers: tuple[tuple[str, str], ...] = ()) -> ConnectionEntry | None:
