@@ -10,6 +10,7 @@ from hubplane.hubs.clients import ClientProxy, HubCallerClients, HubClients, Sin
 from hubplane.hubs.groups import GroupManager
 from hubplane.hubs.authorization import AuthorizationContext, authorize
 from hubplane.auth.tokens import JwtAuthenticator, JwtUser
+from hubplane.endpoint.refresh import AuthenticationRefreshContext
 from hubplane.connection.request import ConnectionRequest
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
 from hubplane.telemetry.base import Span, Telemetry
@@ -52,6 +53,7 @@ __all__ = [
     # Who may, and who it is
     "authorize",
     "AuthorizationContext",
+    "AuthenticationRefreshContext",
     "JwtAuthenticator",
     "JwtUser",
     "ConnectionRequest",

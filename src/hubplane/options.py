@@ -117,6 +117,8 @@ class TransportOptions:
             (.NET's `LongPolling.PollTimeout`).
         close_on_authentication_expiration: End a connection when the login of its latest request expires; the client
             may reconnect with a new one.
+        enable_authentication_refresh: Take new logins for clients that stay connected, by ``POST {hub}/refresh`` and
+            with polls; negotiate tells how long a login lasts. As previewed for .NET 11.
         allowed_origins: Origins, such as ``https://app.example``, whose pages may open WebSockets here besides pages
             of this host; ``*`` for all. Empty (hubplane's own default): others are refused only when the request
             carries cookies or another login that browsers send by themselves. Else every other origin is refused.
@@ -138,6 +140,7 @@ class TransportOptions:
     close_timeout: float = 5.0
     poll_timeout: float = 90.0
     close_on_authentication_expiration: bool = False
+    enable_authentication_refresh: bool = False
     allowed_origins: tuple[str, ...] = ()
     given: frozenset[str] = field(init=False, repr=False, compare=False)
 

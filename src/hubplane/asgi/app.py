@@ -18,6 +18,7 @@ from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id, select_protocols
 from hubplane.endpoint.heartbeat import Heartbeat
+from hubplane.endpoint.refresh import RefreshHook
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
 from hubplane.hubs.factories import HubFactory
@@ -145,6 +146,7 @@ class HubApp:
         filters: Sequence[HubFilter] = (),
         authenticators: Sequence[Authenticator] | None = None,
         user_id_provider: Callable[[HubConnection], str | None] = default_user_id,
+        on_authentication_refresh: RefreshHook | None = None,
     ) -> None:
         """Serve `hub_type` at `path`.
 
@@ -159,7 +161,8 @@ class HubApp:
                 context manager that is closed when the call has ended.
             filters: Hub filters, outermost first, inside those of the app.
             authenticators: Instead of the app's.
-            user_id_provider: Computes a connection's user id from the connection, once.
+            user_id_provider: Computes a connection's user id from the connection, once, and for each new login.
+            on_authentication_refresh: Asked, async or not, whether a connection may have a new login; None says yes.
 
         Raises:
             ConfigurationError: The path or the hub is already taken, the hub class has a mistake, or the app runs.
@@ -187,6 +190,7 @@ class HubApp:
                 filters=(*self._filters, *filters),
                 user_id=user_id_provider,
                 authenticators=self._authenticators if authenticators is None else tuple(authenticators),
+                on_authentication_refresh=on_authentication_refresh,
             ),
             runtime=self._runtime,
         )
@@ -311,7 +315,7 @@ class HubApp:
         if endpoint is not None:
             return endpoint, ""
         base, _, last = path.rpartition("/")
-        return (self._endpoints.get(base), last) if last == "negotiate" else (None, "")
+        return (self._endpoints.get(base), last) if last in {"negotiate", "refresh"} else (None, "")
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

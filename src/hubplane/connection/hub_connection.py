@@ -20,9 +20,22 @@ from hubplane.protocol.messages import HandshakeRequest, HubMessage
 from hubplane.protocol.serialized import SerializedHubMessage
 from hubplane.protocol.session import HubSession, ping_bytes
 
-__all__ = ["HubConnection"]
+__all__ = ["HubConnection", "Refreshed"]
 
 logger = logging.getLogger(__name__)
+
+
+class Refreshed:
+    """Stands in the inbox where the hub is to see a new login.
+
+    Attributes:
+        request: The request that brought it.
+    """
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: ConnectionRequest) -> None:
+        self.request = request
 
 
 class HubConnection:
@@ -96,7 +109,7 @@ class HubConnection:
         self.request = request
         self.session = session
         self.user_identifier: str | None = None
-        self.inbox: list[HandshakeRequest | HubMessage] = []
+        self.inbox: list[HandshakeRequest | HubMessage | Refreshed] = []
         self.outbound = OutboundBuffer(cork, options.outbound_buffer_limit, self._overflow)
         self.transport: Transport | None = None
         self.protocol_name = ""

@@ -18,6 +18,7 @@ from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
 from hubplane.connection.transport import TransportKind, Verdict
 from hubplane.endpoint.gate import Gate
+from hubplane.endpoint.refresh import AuthenticationRefresh, RefreshHook
 from hubplane.endpoint.runner import ConnectionRunner
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
@@ -117,6 +118,7 @@ class HubSettings:
         filters: Hub filters, outermost first.
         user_id: Computes a connection's user id, once, at the handshake.
         authenticators: Asked in order for the user of each request.
+        on_authentication_refresh: Asked before a connection gets a new login.
     """
 
     options: HubOptions
@@ -125,6 +127,7 @@ class HubSettings:
     filters: tuple[HubFilter, ...] = ()
     user_id: Callable[[HubConnection], str | None] = default_user_id
     authenticators: tuple[Authenticator, ...] = ()
+    on_authentication_refresh: RefreshHook | None = None
 
 
 class HubEndpoint:
@@ -180,6 +183,14 @@ class HubEndpoint:
             registry=self.registry,
             clock=runtime.clock,
         )
+        self.refresh = AuthenticationRefresh(
+            is_enabled=settings.transport_options.enable_authentication_refresh,
+            registry=self.registry,
+            clock=runtime.clock,
+            expires_at=self.gate.expires_at,
+            user_id=settings.user_id,
+            hook=settings.on_authentication_refresh,
+        )
         self.router = TransportRouter(
             self.registry,
             settings.transport_options,
@@ -188,6 +199,7 @@ class HubEndpoint:
             ids=runtime.ids,
             clock=runtime.clock,
             start_task=self._supervisor.start,
+            refresh=self.refresh,
         )
 
     @asynccontextmanager

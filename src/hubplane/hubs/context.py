@@ -40,7 +40,7 @@ class HubCallerContext:
 
     @property
     def user(self) -> object | None:
-        """What authentication middleware put into ``scope["user"]``, or None."""
+        """What authentication middleware put into ``scope["user"]``, or None; a new login changes it between calls."""
         return self._connection.request.user
 
     @property

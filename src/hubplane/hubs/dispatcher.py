@@ -133,6 +133,29 @@ class HubDispatcher:
             site.streams.connection_ended()
         await self._pipeline.disconnected(HubCall(site), error)
 
+    async def on_authentication_refreshed(self, connection: HubConnection, gate: CallGate) -> None:
+        """Run the hub's `on_authentication_refreshed`, in the slot of a call. Its exceptions are logged.
+
+        Raises:
+            CancelledError: The task was cancelled.
+        """
+        site = self._sites.get(connection)
+        if site is None:
+            return
+        if (connection.inbox or connection.unsettled) and not gate.looking:
+            gate.look_behind()
+        call = HubCall(site, gate.release_slot)
+        try:
+            await self._pipeline.refreshed(call)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
+            self._answers.callback_threw(site, "OnAuthenticationRefreshedAsync", error)
+        finally:
+            call.release_slot = None
+            if call.take_back is not None:
+                call.take_back()
+
     # -- plain calls --------------------------------------------------------------------------------------------
 
     def needs_slot(self, connection: HubConnection, message: Invocation) -> bool:

@@ -61,6 +61,13 @@ class Hub:
         An exception ends the connection; the client is told not to reconnect, and `on_disconnected` is not called.
         """
 
+    async def on_authentication_refreshed(self) -> None:
+        """Called when a client that stays connected has a new login, which `context.user` is from here on.
+
+        It runs like a call of the client's, in front of those that wait. An exception is logged, nothing more. Needs
+        `TransportOptions.enable_authentication_refresh`.
+        """
+
     async def on_disconnected(self, error: Exception | None) -> None:
         """Called once when a connection ends whose `on_connected` did not fail.
 

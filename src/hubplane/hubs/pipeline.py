@@ -50,6 +50,7 @@ class HubPipeline:
         "_disconnected",
         "_has_connected",
         "_has_disconnected",
+        "_has_refreshed",
         "_hub_type",
         "_spans",
         "hub_factory",
@@ -82,6 +83,10 @@ class HubPipeline:
             hub_type.on_disconnected is not Hub.on_disconnected
             or self._disconnected is not _disconnected
             or spans is not None
+        )
+
+        self._has_refreshed = (
+            hub_type.on_authentication_refreshed is not Hub.on_authentication_refreshed or spans is not None
         )
 
     def guards(self, method: HubMethod) -> bool:
@@ -162,6 +167,15 @@ class HubPipeline:
                 if self._spans is not None:
                     resources.enter_context(self._spans.connected())
                 await self._connected(context)
+
+    async def refreshed(self, call: HubCall) -> None:
+        """Run the hub's `on_authentication_refreshed`, if it has one."""
+        if self._has_refreshed:
+            async with AsyncExitStack() as resources:
+                callback = (await self.hub(call, resources)).on_authentication_refreshed
+                if self._spans is not None:
+                    resources.enter_context(self._spans.authentication_refreshed(call.site))
+                await (callback() if is_async_function(callback) else call_in_thread(callback))
 
     async def disconnected(self, call: HubCall, error: Exception | None) -> None:
         """Run the hub's `on_disconnected`, if it has one."""

@@ -38,6 +38,12 @@ class HubSpans:
         """Around `on_connected`: within the trace of the connection's request, which is going on."""
         return self._telemetry.span(SpanKind.CONNECTED, self._service, "OnConnectedAsync")
 
+    def authentication_refreshed(self, site: CallSite) -> Span:
+        """Around `on_authentication_refreshed`: a trace of its own."""
+        return self._telemetry.span(
+            SpanKind.AUTHENTICATION_REFRESHED, self._service, "OnAuthenticationRefreshedAsync", request=site.variables
+        )
+
     def disconnected(self, site: CallSite) -> Span:
         """Around `on_disconnected`: a trace of its own."""
         return self._telemetry.span(SpanKind.DISCONNECTED, self._service, "OnDisconnectedAsync", request=site.variables)

@@ -15,7 +15,7 @@ from hubplane.connection.transport import TransportKind
 from hubplane.errors import ConnectionClosedError
 from hubplane.ids import IdSource
 from hubplane.options import HttpTransportType, TransportOptions
-from hubplane.transports.exchange import HttpExchange, WebSocketExchange
+from hubplane.transports.exchange import HttpExchange, LoginRefresh, WebSocketExchange
 from hubplane.transports.long_polling import NO_CACHE, LongPolling, StartTask, serve_poll
 from hubplane.transports.negotiate import negotiate
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
@@ -25,6 +25,7 @@ from hubplane.transports.websocket import serve_websocket
 __all__ = ["TransportRouter"]
 
 _NEGOTIATE = "negotiate"
+_REFRESH = "refresh"
 
 
 class TransportRouter:
@@ -39,11 +40,22 @@ class TransportRouter:
         clock: For the transports' own time limits.
         start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
         stateful_reconnect: Whether negotiate may agree to stateful reconnect.
+        refresh: Gives connections new logins; None where there is no such thing.
     """
 
-    __slots__ = ("_clock", "_connect", "_ids", "_options", "_registry", "_serve", "_start_task", "_stateful_reconnect")
+    __slots__ = (
+        "_clock",
+        "_connect",
+        "_ids",
+        "_options",
+        "_refresh",
+        "_registry",
+        "_serve",
+        "_start_task",
+        "_stateful_reconnect",
+    )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts, by name
         self,
         registry: ConnectionRegistry,
         options: TransportOptions,
@@ -54,6 +66,7 @@ class TransportRouter:
         clock: Clock,
         start_task: StartTask,
         stateful_reconnect: bool = False,
+        refresh: LoginRefresh | None = None,
     ) -> None:
         self._registry = registry
         self._options = options
@@ -63,13 +76,14 @@ class TransportRouter:
         self._clock = clock
         self._start_task = start_task
         self._stateful_reconnect = stateful_reconnect
+        self._refresh = refresh
 
     async def http(self, exchange: HttpExchange, subpath: str = "") -> None:
         """Answer one HTTP request.
 
         Args:
             exchange: The request.
-            subpath: What follows the hub's path, with or without its slash: ``negotiate`` or nothing.
+            subpath: What follows the hub's path, with or without its slash: ``negotiate``, ``refresh`` or nothing.
         """
         subpath = subpath.strip("/")
         method = exchange.request.scope["method"]
@@ -82,9 +96,12 @@ class TransportRouter:
                     minimum_version=self._options.minimum_protocol_version,
                     stateful_reconnect=self._stateful_reconnect,
                     ids=self._ids,
+                    token_lifetime=self._lifetime(exchange.request),
                 )
             else:
                 await exchange.respond(405)
+        elif subpath == _REFRESH and self._refresh is not None:
+            await self._refresh.handle(exchange)
         elif subpath:
             await exchange.respond(404, content_type=None)
         elif method == "GET":
@@ -120,6 +137,10 @@ class TransportRouter:
             close_timeout=self._options.close_timeout,
         )
 
+    def _lifetime(self, request: ConnectionRequest) -> int | None:
+        refresh = self._refresh
+        return refresh.lifetime(request) if refresh is not None and refresh.is_enabled else None
+
     async def _get(self, exchange: HttpExchange) -> None:
         wants_events = _accepts_event_stream(exchange.request)
         headers = () if wants_events else NO_CACHE
@@ -140,7 +161,7 @@ class TransportRouter:
                 serve=self._serve,
                 close_timeout=self._options.close_timeout,
             )
-        else:
+        elif await self._may_poll(entry, exchange.request):
             await serve_poll(
                 exchange,
                 entry,
@@ -151,6 +172,15 @@ class TransportRouter:
                 serve=self._serve,
                 start_task=self._start_task,
             )
+        else:
+            body = b'{"error":"permission_change_rejected"}'
+            await exchange.respond(403, body, content_type="application/json", headers=headers)
+
+    async def _may_poll(self, entry: ConnectionEntry, request: ConnectionRequest) -> bool:
+        """A poll may bring a new login; whether the application takes it."""
+        if self._refresh is None or entry.connection is None or entry.kind is not TransportKind.LONG_POLLING:
+            return True
+        return await self._refresh.reauthenticate(entry.connection, request)
 
     async def _post(self, exchange: HttpExchange) -> None:
         entry = await self._find(exchange)
