@@ -185,10 +185,11 @@ class ConnectionRegistry:
             self._telemetry.connection_stopped(entry.kind.name.lower(), _status(entry, timed_out=timed_out), seconds)
 
     def close(self) -> None:
-        """The server has stopped: forget everything, also clients that have not fetched their goodbye."""
+        """The server has stopped: forget whom a transport has claimed, also clients that did not fetch their goodbye."""
         for entry in self:
-            self.unwatch(entry)
-            self.dispose(entry)
+            if entry.started_at is not None:
+                self.unwatch(entry)
+                self.dispose(entry)
 
     def tick(self, now: float) -> None:
         """Forget what has been unclaimed for longer than the disconnect timeout, and let watched transports look."""
