@@ -22,7 +22,7 @@ from hubplane.endpoint.refresh import RefreshHook
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
 from hubplane.hubs.factories import HubFactory
-from hubplane.hubs.filters import HubFilter
+from hubplane.hubs.filters import FilterFactory
 from hubplane.hubs.hub import Hub
 from hubplane.ids import IdSource, SystemIds
 from hubplane.lifetime.base import HubLifetimeManager
@@ -67,7 +67,8 @@ class HubApp:
         options: Options for all hubs; `add_hub` may override them.
         transport_options: How clients reach the hubs.
         protocols: The hub protocols, in order; JSON and MessagePack by default.
-        filters: Hub filters around every hub, outermost first; those of a hub stand inside.
+        filters: Hub filters around every hub, outermost first; those of a hub stand inside. A class, or a function that
+            makes one, stands for a new filter for each call.
         authenticators: Asked in order who sends a request; the first user found becomes ``scope["user"]``. Where they
             find nobody, the user of the framework's own middleware stays.
         shutdown_timeout: Seconds that hub methods and disconnect callbacks have to finish at shutdown; 5 by default.
@@ -89,7 +90,7 @@ class HubApp:
         options: HubOptions | None = None,
         transport_options: TransportOptions | None = None,
         protocols: Sequence[HubProtocol] | None = None,
-        filters: Sequence[HubFilter] = (),
+        filters: Sequence[FilterFactory] = (),
         authenticators: Sequence[Authenticator] = (),
         shutdown_timeout: float | None = None,
         config_file: str | os.PathLike[str] | None = None,
@@ -143,7 +144,7 @@ class HubApp:
         options: HubOptions | None = None,
         transport_options: TransportOptions | None = None,
         hub_factory: HubFactory | None = None,
-        filters: Sequence[HubFilter] = (),
+        filters: Sequence[FilterFactory] = (),
         authenticators: Sequence[Authenticator] | None = None,
         user_id_provider: Callable[[HubConnection], str | None] = default_user_id,
         on_authentication_refresh: RefreshHook | None = None,
@@ -158,7 +159,8 @@ class HubApp:
             options: On top of the app's options: those named here win.
             transport_options: On top of the app's transport options, likewise.
             hub_factory: Makes a hub instance for each call: returns it, awaits it, or yields it, as a generator or
-                context manager that is closed when the call has ended.
+                context manager that is closed when the call has ended. It may take the caller's `HubCallerContext`.
+                Without one, a constructor's parameters with FastAPI's `Depends` are made.
             filters: Hub filters, outermost first, inside those of the app.
             authenticators: Instead of the app's.
             user_id_provider: Computes a connection's user id from the connection, once, and for each new login.

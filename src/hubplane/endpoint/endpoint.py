@@ -24,7 +24,7 @@ from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
 from hubplane.hubs.dispatcher import HubDispatcher
 from hubplane.hubs.factories import HubFactory
-from hubplane.hubs.filters import HubFilter
+from hubplane.hubs.filters import FilterFactory
 from hubplane.hubs.hub import Hub
 from hubplane.hubs.tracing import HubSpans
 from hubplane.ids import IdSource
@@ -124,7 +124,7 @@ class HubSettings:
     options: HubOptions
     transport_options: TransportOptions
     hub_factory: HubFactory | None = None
-    filters: tuple[HubFilter, ...] = ()
+    filters: tuple[FilterFactory, ...] = ()
     user_id: Callable[[HubConnection], str | None] = default_user_id
     authenticators: tuple[Authenticator, ...] = ()
     on_authentication_refresh: RefreshHook | None = None

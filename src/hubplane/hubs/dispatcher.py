@@ -16,7 +16,7 @@ from hubplane.hubs.background import BackgroundCalls
 from hubplane.hubs.call import CallGate, CallSite, HubCall, MethodBinding, MethodTable
 from hubplane.hubs.factories import HubFactory
 from hubplane.hubs.failures import Answers
-from hubplane.hubs.filters import AuthorizeHook, HubFilter
+from hubplane.hubs.filters import AuthorizeHook, FilterFactory, filters_of
 from hubplane.hubs.hub import Hub
 from hubplane.hubs.methods import HubMethod, HubMethods
 from hubplane.hubs.pipeline import HubPipeline, Refused, is_being_cancelled
@@ -83,7 +83,7 @@ class HubDispatcher:
         options: HubOptions,
         lifetime: HubLifetimeManager,
         protocols: Sequence[HubProtocol],
-        filters: Sequence[HubFilter] = (),
+        filters: Sequence[FilterFactory] = (),
         authorize: AuthorizeHook | None = None,
         hub_factory: HubFactory | None = None,
         supervisor: Supervisor,
@@ -97,7 +97,7 @@ class HubDispatcher:
         self._sites: dict[HubConnection, CallSite] = {}
         self._answers = Answers(detailed=options.enable_detailed_errors)
         self._pipeline = HubPipeline(
-            hub_type, filters=filters, authorize=authorize, hub_factory=hub_factory, spans=spans
+            hub_type, filters=filters_of(filters), authorize=authorize, hub_factory=hub_factory, spans=spans
         )
         # Called for every direct call, so kept within reach.
         self._hub_type = cast("type[Hub]", self._pipeline.hub_factory)
@@ -363,7 +363,11 @@ def _table(methods: HubMethods, protocol: HubProtocol, *, is_direct: bool) -> Me
                 method,
                 protocol.argument_decoder(method.parameter_types),
                 [protocol.value_decoder(upload.item_type) for upload in method.uploads],
-                is_direct=is_direct and method.is_plain and method.is_async and not method.policies,
+                is_direct=is_direct
+                and method.is_plain
+                and method.is_async
+                and not method.policies
+                and method.dependencies is None,
             )
         except (TypeError, ValueError) as error:
             raise ConfigurationError(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hubplane.hubs.call import HubCall
 from hubplane.hubs.clients import HubCallerClients
-from hubplane.hubs.context import HubCallerContext
+from hubplane.hubs.context import HubCallerContext, caller_context
 from hubplane.hubs.groups import GroupManager
 from hubplane.hubs.methods import hub_method
 
@@ -31,11 +31,7 @@ class Hub:
     @property
     def context(self) -> HubCallerContext:
         """The connection that calls."""
-        site = self._bound().site
-        context = site.context
-        if context is None:
-            context = site.context = HubCallerContext(site.connection, site.port)
-        return context
+        return caller_context(self._bound().site)
 
     @property
     def clients(self) -> HubCallerClients:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
+from typing import Any  # what dependencies are is the application's choice
 
 from hubplane.hubs import failures
 from hubplane.hubs.authorization import AuthorizationContext, is_allowed
 from hubplane.hubs.call import HubCall
-from hubplane.hubs.factories import HubFactory, open_hub
+from hubplane.hubs.context import caller_context
+from hubplane.hubs.depends import Dependencies
+from hubplane.hubs.factories import HubFactory, open_made, per_call
 from hubplane.hubs.filters import (
     AuthorizeHook,
     HubFilter,
@@ -47,11 +50,13 @@ class HubPipeline:
         "_authorize",
         "_chain",
         "_connected",
+        "_dependencies",
         "_disconnected",
         "_has_connected",
         "_has_disconnected",
         "_has_refreshed",
         "_hub_type",
+        "_make",
         "_spans",
         "hub_factory",
         "is_direct",
@@ -69,10 +74,16 @@ class HubPipeline:
         self._hub_type = hub_type
         self._spans = spans
         self.hub_factory: HubFactory = hub_factory or hub_type
+        self._dependencies = Dependencies.of(hub_type) if hub_factory is None else None
+        self._make = None if self._dependencies is not None else per_call(self.hub_factory)
         self._authorize = authorize
         self._chain = invocation_chain(filters, _run)
         self.is_direct = (
-            self._chain is None and authorize is None and spans is None and isinstance(self.hub_factory, type)
+            self._chain is None
+            and authorize is None
+            and spans is None
+            and self._dependencies is None
+            and isinstance(self.hub_factory, type)
         )
         self._connected = connected_chain(filters, _connected)
         self._disconnected = disconnected_chain(filters, _disconnected)
@@ -95,8 +106,18 @@ class HubPipeline:
 
     async def hub(self, call: HubCall, resources: AsyncExitStack) -> Hub:
         """A new instance, bound to `call`; what its factory has opened is closed with `resources`."""
-        made = self.hub_factory()
-        return _bound(made if isinstance(made, Hub) else await open_hub(made, resources), call)
+        if self._make is None:
+            return _bound(self._hub_type(**await self._solve(self._dependencies, call, resources)), call)
+        made = self._make(call)
+        return _bound(made if isinstance(made, Hub) else await open_made(made, Hub, resources), call)
+
+    @staticmethod
+    async def _solve(dependencies: Dependencies | None, call: HubCall, resources: AsyncExitStack) -> dict[str, Any]:
+        if dependencies is None:
+            return {}
+        if call.solved is None:
+            call.solved = {}
+        return await dependencies.solve(caller_context(call.site), call.solved, resources)
 
     async def run(self, call: HubCall, method: HubMethod, message: Invocation | StreamInvocation) -> object:
         """Run a method that is no stream on a new instance, and return its result.
@@ -104,22 +125,37 @@ class HubPipeline:
         Raises:
             Refused: The user may not call it, or not in this way.
         """
-        made = self.hub_factory()
-        if isinstance(made, Hub):  # nearly always, and there is nothing to close
-            return await self._run_on(_bound(made, call), call, method, message)
+        if self._make is not None and method.dependencies is None:
+            made = self._make(call)
+            if isinstance(made, Hub):  # nearly always, and there is nothing to close
+                return await self._run_on(_bound(made, call), call, method, message, None)
+            async with AsyncExitStack() as resources:
+                hub = _bound(await open_made(made, Hub, resources), call)
+                return await self._run_on(hub, call, method, message, None)
         async with AsyncExitStack() as resources:
-            return await self._run_on(_bound(await open_hub(made, resources), call), call, method, message)
+            return await self._run_on(await self.hub(call, resources), call, method, message, resources)
 
     async def _run_on(
-        self, hub: Hub, call: HubCall, method: HubMethod, message: Invocation | StreamInvocation
+        self,
+        hub: Hub,
+        call: HubCall,
+        method: HubMethod,
+        message: Invocation | StreamInvocation,
+        resources: AsyncExitStack | None,
     ) -> object:
         context = HubInvocationContext(hub, method, message.arguments)
         if self.guards(method):
             await self._admit(context, message)
         if self._spans is None:
-            return await (_run(context) if self._chain is None else self._chain(context))
+            return await self._call(context, call, resources)
         with self._spans.invocation(call.site, method, message.headers):
-            return await (_run(context) if self._chain is None else self._chain(context))
+            return await self._call(context, call, resources)
+
+    async def _call(self, context: HubInvocationContext, call: HubCall, resources: AsyncExitStack | None) -> object:
+        dependencies = context.method.dependencies
+        if dependencies is not None and resources is not None:
+            context.injected = await self._solve(dependencies, call, resources)
+        return await (_run(context) if self._chain is None else self._chain(context))
 
     async def stream(
         self, call: HubCall, method: HubMethod, message: StreamInvocation, resources: AsyncExitStack
@@ -134,7 +170,7 @@ class HubPipeline:
             await self._admit(context, message)
         if self._spans is not None:
             resources.enter_context(self._spans.invocation(call.site, method, message.headers))
-        return await (_run(context) if self._chain is None else self._chain(context))
+        return await self._call(context, call, resources)
 
     async def _admit(self, context: HubInvocationContext, message: Invocation | StreamInvocation) -> None:
         if not await self._allows(context):
@@ -211,7 +247,7 @@ def _bound(hub: Hub, call: HubCall) -> Hub:
 
 
 def _run(context: HubInvocationContext) -> Awaitable[object]:
-    return context.method.run(context.hub, context.arguments)
+    return context.method.run(context.hub, context.arguments, context.injected)
 
 
 async def _connected(context: HubLifetimeContext) -> None:

@@ -185,7 +185,7 @@ class ConnectionRegistry:
             self._telemetry.connection_stopped(entry.kind.name.lower(), _status(entry, timed_out=timed_out), seconds)
 
     def close(self) -> None:
-        """The server has stopped: forget whom a transport has claimed, also clients that did not fetch their goodbye."""
+        """The server has stopped: forget all connections, also of clients that did not fetch their goodbye."""
         for entry in self:
             if entry.started_at is not None:
                 self.unwatch(entry)
