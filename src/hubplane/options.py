@@ -110,7 +110,7 @@ class TransportOptions:
         outbound_buffer_limit: Bytes to the client that may wait at all; a client above it is disconnected
             (hubplane's own: the original lets a slow reader delay others).
         minimum_protocol_version: Lowest negotiate version accepted.
-        transport_send_timeout: Seconds a client may refuse to take bytes before it is disconnected.
+        transport_send_timeout: Seconds a client may refuse to take bytes before it is disconnected; infinity for ever.
         disconnect_timeout: Seconds a connection may be without a transport.
         close_timeout: Seconds to wait for the peer's WebSocket Close frame.
         poll_timeout: Seconds after which a long poll without data is answered, empty; clients give up after 100 s

@@ -41,6 +41,7 @@ from hubplane.telemetry.base import (
     NO_TELEMETRY,
     Telemetry,
 )
+from hubplane.transports.websocket import SubProtocolSelector
 
 if TYPE_CHECKING:
     from hubplane.backplane.redis.options import RedisOptions
@@ -148,6 +149,7 @@ class HubApp:
         authenticators: Sequence[Authenticator] | None = None,
         user_id_provider: Callable[[HubConnection], str | None] = default_user_id,
         on_authentication_refresh: RefreshHook | None = None,
+        sub_protocol_selector: SubProtocolSelector | None = None,
     ) -> None:
         """Serve `hub_type` at `path`.
 
@@ -165,6 +167,8 @@ class HubApp:
             authenticators: Instead of the app's.
             user_id_provider: Computes a connection's user id from the connection, once, and for each new login.
             on_authentication_refresh: Asked, async or not, whether a connection may have a new login; None says yes.
+            sub_protocol_selector: Chooses among the WebSocket sub-protocols that a client offers, or answers None; by
+                default none is chosen.
 
         Raises:
             ConfigurationError: The path or the hub is already taken, the hub class has a mistake, or the app runs.
@@ -178,8 +182,7 @@ class HubApp:
         if any(endpoint.hub_type is hub_type for endpoint in self._endpoints.values()):
             raise ConfigurationError(f"{hub_type.__qualname__} is already served; a hub class has one path.")
         name = hub_name or f"{hub_type.__module__}.{hub_type.__qualname__}"
-        given = self._configuration
-        layers = (given.file, given.hubs.get(path), given.environment)
+        layers = self._configuration.layers(path)
         options = layered(HubOptions, *layers, self._options, options)
         self._endpoints[path] = HubEndpoint(
             hub_type,
@@ -193,6 +196,7 @@ class HubApp:
                 user_id=user_id_provider,
                 authenticators=self._authenticators if authenticators is None else tuple(authenticators),
                 on_authentication_refresh=on_authentication_refresh,
+                sub_protocol_selector=sub_protocol_selector,
             ),
             runtime=self._runtime,
         )

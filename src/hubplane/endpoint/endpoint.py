@@ -36,6 +36,7 @@ from hubplane.supervisor import Supervisor
 from hubplane.telemetry.base import DROPPED_CONNECTIONS, NO_TELEMETRY, Telemetry
 from hubplane.transports.registry import ConnectionRegistry
 from hubplane.transports.router import TransportRouter
+from hubplane.transports.websocket import SubProtocolSelector
 
 __all__ = ["HubEndpoint", "HubRuntime", "HubSettings", "default_user_id", "select_protocols"]
 
@@ -119,6 +120,7 @@ class HubSettings:
         user_id: Computes a connection's user id, once, at the handshake.
         authenticators: Asked in order for the user of each request.
         on_authentication_refresh: Asked before a connection gets a new login.
+        sub_protocol_selector: Chooses a WebSocket sub-protocol; None chooses none.
     """
 
     options: HubOptions
@@ -128,6 +130,7 @@ class HubSettings:
     user_id: Callable[[HubConnection], str | None] = default_user_id
     authenticators: tuple[Authenticator, ...] = ()
     on_authentication_refresh: RefreshHook | None = None
+    sub_protocol_selector: SubProtocolSelector | None = None
 
 
 class HubEndpoint:
@@ -200,6 +203,7 @@ class HubEndpoint:
             clock=runtime.clock,
             start_task=self._supervisor.start,
             refresh=self.refresh,
+            sub_protocol_selector=settings.sub_protocol_selector,
         )
 
     @asynccontextmanager

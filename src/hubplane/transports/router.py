@@ -20,7 +20,7 @@ from hubplane.transports.long_polling import NO_CACHE, LongPolling, StartTask, s
 from hubplane.transports.negotiate import negotiate
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 from hubplane.transports.server_sent_events import serve_events
-from hubplane.transports.websocket import serve_websocket
+from hubplane.transports.websocket import SubProtocolSelector, serve_websocket
 
 __all__ = ["TransportRouter"]
 
@@ -41,6 +41,7 @@ class TransportRouter:
         start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
         stateful_reconnect: Whether negotiate may agree to stateful reconnect.
         refresh: Gives connections new logins; None where there is no such thing.
+        sub_protocol_selector: Chooses a WebSocket sub-protocol; None chooses none.
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class TransportRouter:
         "_serve",
         "_start_task",
         "_stateful_reconnect",
+        "_sub_protocol_selector",
     )
 
     def __init__(  # noqa: PLR0913 - its parts, by name
@@ -67,6 +69,7 @@ class TransportRouter:
         start_task: StartTask,
         stateful_reconnect: bool = False,
         refresh: LoginRefresh | None = None,
+        sub_protocol_selector: SubProtocolSelector | None = None,
     ) -> None:
         self._registry = registry
         self._options = options
@@ -77,6 +80,7 @@ class TransportRouter:
         self._start_task = start_task
         self._stateful_reconnect = stateful_reconnect
         self._refresh = refresh
+        self._sub_protocol_selector = sub_protocol_selector
 
     async def http(self, exchange: HttpExchange, subpath: str = "") -> None:
         """Answer one HTTP request.
@@ -135,6 +139,7 @@ class TransportRouter:
             connect=self._connect,
             serve=self._serve,
             close_timeout=self._options.close_timeout,
+            sub_protocol_selector=self._sub_protocol_selector,
         )
 
     def _lifetime(self, request: ConnectionRequest) -> int | None:
