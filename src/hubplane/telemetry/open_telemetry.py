@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context as Variables
 from contextvars import Token
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self, cast  # Any: the modules of an optional library
+from typing import TYPE_CHECKING, Any, Final, Self  # Any: the modules of an optional library
 
 from hubplane.errors import ConfigurationError
 from hubplane.telemetry.base import (
@@ -68,17 +68,8 @@ class OpenTelemetry(Telemetry):
                 "OpenTelemetry needs its API, which is not installed: pip install 'hubplane[otel]'"
             ) from error
         self.traces = traces
-        self._context = context
-        self._trace = trace
+        self._tracing = _Tracing(context, propagate, trace, tracer_provider)
         self._observation: Callable[[int], Observation] = metrics.Observation
-        self._extract = propagate.extract
-        self._tracer = trace.get_tracer(_SOURCE, tracer_provider=tracer_provider)
-        self._kinds = {
-            SpanKind.INVOCATION: trace.SpanKind.SERVER,
-            SpanKind.CONNECTED: trace.SpanKind.INTERNAL,
-            SpanKind.DISCONNECTED: trace.SpanKind.INTERNAL,
-            SpanKind.AUTHENTICATION_REFRESHED: trace.SpanKind.INTERNAL,
-        }
         meter = metrics.get_meter(_METER, meter_provider=meter_provider)
         self._duration = meter.create_histogram(
             "signalr.server.connection.duration",
@@ -156,7 +147,32 @@ class OpenTelemetry(Telemetry):
         headers: Mapping[str, str] | None = None,
     ) -> Span:
         """Start a span when it is entered: .NET's names, tags, parent and link."""
-        return _OtelSpan(self, kind, service, method, request, headers)
+        return _OtelSpan(self._tracing, kind, service, method, request, headers)
+
+
+class _Tracing:
+    """What spans need of the optional library.
+
+    Args:
+        context: `opentelemetry.context`.
+        propagate: `opentelemetry.propagate`.
+        trace: `opentelemetry.trace`.
+        tracer_provider: Makes the tracer.
+    """
+
+    __slots__ = ("_context", "_extract", "_kinds", "_trace", "_tracer")
+
+    def __init__(self, context: Any, propagate: Any, trace: Any, tracer_provider: otel.TracerProvider | None) -> None:
+        self._context = context
+        self._trace = trace
+        self._extract = propagate.extract
+        self._tracer: otel.Tracer = trace.get_tracer(_SOURCE, tracer_provider=tracer_provider)
+        self._kinds = {
+            SpanKind.INVOCATION: trace.SpanKind.SERVER,
+            SpanKind.CONNECTED: trace.SpanKind.INTERNAL,
+            SpanKind.DISCONNECTED: trace.SpanKind.INTERNAL,
+            SpanKind.AUTHENTICATION_REFRESHED: trace.SpanKind.INTERNAL,
+        }
 
     def start(
         self,
@@ -172,7 +188,7 @@ class OpenTelemetry(Telemetry):
         if request is None:
             parent = self._context.get_current()
         else:
-            parent = cast("Any", self._context).Context()
+            parent = self._context.Context()
             if headers:
                 parent = self._extract(headers, context=parent)
             opened_by = request.run(trace.get_current_span).get_span_context()
@@ -189,7 +205,8 @@ class OpenTelemetry(Telemetry):
 
     def enter(self, context: Context) -> Token[Context]:
         """Make a context the current one."""
-        return self._context.attach(context)
+        token: Token[Context] = self._context.attach(context)
+        return token
 
     def leave(self, token: Token[Context]) -> None:
         """Go back to the context before."""
@@ -206,33 +223,33 @@ class OpenTelemetry(Telemetry):
 class _OtelSpan(Span):
     """One span, from entering to leaving, in one task."""
 
-    __slots__ = ("_arguments", "_span", "_telemetry", "_token")
+    __slots__ = ("_arguments", "_span", "_token", "_tracing")
 
     def __init__(
         self,
-        telemetry: OpenTelemetry,
+        tracing: _Tracing,
         kind: str,
         service: str,
         method: str,
         request: Variables | None,
         headers: Mapping[str, str] | None,
     ) -> None:
-        self._telemetry = telemetry
+        self._tracing = tracing
         self._arguments = (kind, service, method, request, headers)
         self._span: otel.Span | None = None
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> Self:
-        self._span, context = self._telemetry.start(*self._arguments)
-        self._token = self._telemetry.enter(context)
+        self._span, context = self._tracing.start(*self._arguments)
+        self._token = self._tracing.enter(context)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._token is not None:
-            self._telemetry.leave(self._token)
+            self._tracing.leave(self._token)
         if self._span is not None:
             if error is not None:
-                self._telemetry.fail(self._span, error)
+                self._tracing.fail(self._span, error)
             self._span.end()
