@@ -80,8 +80,8 @@ class HubApp:
         ids: Where ids come from.
 
     Raises:
-        ConfigurationError: The Redis configuration is wrong, the extra ``hubplane[redis]`` is missing, or the file or
-            the environment has a mistake.
+        ConfigurationError: The Redis configuration is wrong, the extra ``hubplane[redis]`` is missing, the file or the
+            environment has a mistake, or `telemetry` is none.
     """
 
     def __init__(  # noqa: PLR0913 - settings, by name
@@ -99,6 +99,10 @@ class HubApp:
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
+        if telemetry is not None and not isinstance(telemetry, Telemetry):
+            raise ConfigurationError(
+                f"HubApp(telemetry=...) takes a Telemetry, such as OpenTelemetry(), not {telemetry!r}."
+            )
         self._options = options
         self._transport_options = transport_options
         self._filters = tuple(filters)

@@ -282,10 +282,10 @@ class HubEndpoint:
             await runner.run()
         finally:
             self._connections.discard(connection)
-            if connection.verdict not in {None, Verdict.SHUTDOWN}:
-                self._telemetry.count(DROPPED_CONNECTIONS, {"hubplane.reason": connection.verdict.value})
             if self._idle is not None and not self._connections:
                 self._idle.set()
+            if connection.verdict not in {None, Verdict.SHUTDOWN}:
+                self._telemetry.count(DROPPED_CONNECTIONS, {"hubplane.reason": connection.verdict.value})
 
     def connections(self) -> tuple[HubConnection, ...]:
         """A snapshot of the connections being served, handshakes included."""

@@ -106,9 +106,14 @@ class Dependencies:
             return None
         try:
             parameters = inspect.signature(made, eval_str=True).parameters.values()
-        except NameError:
+        except NameError as error:
             # Without dependencies nobody needs to know the types of a constructor.
             parameters = inspect.signature(made).parameters.values()
+            if any(find_marker(each) is not None or "Depends" in str(each.annotation) for each in parameters):
+                raise ConfigurationError(
+                    f"The dependencies of {where} cannot be read: {error}. Types must be importable from its module, "
+                    "outside 'if TYPE_CHECKING'."
+                ) from error
         wanted = {each.name: (each, marker) for each in parameters if (marker := find_marker(each)) is not None}
         if not wanted:
             return None

@@ -11,6 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from hubplane.auth.users import is_same_login
 from hubplane.connection.hub_connection import HubConnection
@@ -24,6 +27,8 @@ from hubplane.hubs.hub import Hub
 from hubplane.lifetime.local import LocalHubLifetimeManager
 from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.json_protocol import JsonHubProtocol
+from hubplane.telemetry.base import NO_TELEMETRY, Telemetry
+from hubplane.telemetry.open_telemetry import OpenTelemetry
 from hubplane.testing.fakes import FakeClock, SeededIds
 from hubplane.testing.recording import RecordingTransport
 
@@ -97,12 +102,20 @@ class Answer:
 class Served:
     """A hub with one connection of Ann's."""
 
-    def __init__(self, hub_type: type[LoginHub] = LoginHub, hook: RefreshHook | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        hub_type: type[LoginHub] = LoginHub,
+        hook: RefreshHook | None = None,
+        telemetry: Telemetry = NO_TELEMETRY,
+        **options: Any,
+    ) -> None:
         hub_type.log = []
         hub_type.gate = asyncio.Event()
         self.hub_type = hub_type
         self.clock = FakeClock()
-        runtime = HubRuntime(protocols=(JsonHubProtocol(),), cork=Cork(), clock=self.clock, ids=SeededIds())
+        runtime = HubRuntime(
+            protocols=(JsonHubProtocol(),), cork=Cork(), clock=self.clock, ids=SeededIds(), telemetry=telemetry
+        )
         self.endpoint = HubEndpoint(
             hub_type,
             "LoginHub",
@@ -262,6 +275,20 @@ async def test_a_callback_that_fails_is_logged(caplog: pytest.LogCaptureFixture)
     (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
     assert vars(record)["event_id"] == 8
     assert "OnAuthenticationRefreshedAsync" in record.message
+
+
+async def test_the_callback_has_a_span() -> None:
+    """Its span is named as .NET names it, and stands alone."""
+    exporter, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    served = Served(telemetry=OpenTelemetry(tracer_provider=tracers))
+    async with served.endpoint.run(grace=1):
+        await served.connect()
+        await served.refresh(claims("two"))
+        connected, refreshed = exporter.get_finished_spans()
+    assert connected.name == "LoginHub/OnConnectedAsync"
+    assert refreshed.name == "LoginHub/OnAuthenticationRefreshedAsync"
+    assert refreshed.parent is None
 
 
 async def test_a_callback_may_ask_its_client() -> None:

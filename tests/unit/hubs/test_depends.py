@@ -384,4 +384,11 @@ def test_other_mistakes_are_named() -> None:
             self.missing = missing
 
     assert Dependencies.of(NoneAtAll) is None
+
+    class Hidden:
+        def __init__(self, missing: Annotated[Missing, Depends(get_path)]) -> None:  # type: ignore[name-defined]  # noqa: F821
+            self.missing = missing
+
+    with pytest.raises(ConfigurationError, match=r"dependencies of .*Hidden cannot be read: name 'Missing'"):
+        Dependencies.of(Hidden)
     assert Dependencies.of(Hub) is None

@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from hubplane.asgi.app import HubApp
 from hubplane.errors import ConfigurationError, HubException
 from hubplane.telemetry.base import (
     BACKPLANE_CONNECTED,
@@ -178,6 +179,13 @@ def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'hubplane\[otel\]'"):
         OpenTelemetry()
+
+
+def test_what_is_no_telemetry_is_refused() -> None:
+    """A class instead of an instance, or a flag, is named at the start."""
+    for wrong in (OpenTelemetry, True):
+        with pytest.raises(ConfigurationError, match=r"takes a Telemetry, such as OpenTelemetry\(\)"):
+            HubApp(telemetry=wrong)  # type: ignore[arg-type]  # the mistake
 
 
 def test_nothing_is_told_by_default() -> None:
