@@ -11,9 +11,12 @@ from hubplane.hubs.groups import GroupManager
 from hubplane.hubs.authorization import AuthorizationContext, authorize
 from hubplane.auth.tokens import JwtAuthenticator, JwtUser
 from hubplane.frameworks.django import DjangoSessionAuthenticator, django_database
+from hubplane.endpoint.refresh import AuthenticationRefreshContext
 from hubplane.connection.request import ConnectionRequest
 from hubplane.protocol.negotiation import NegotiateRedirect
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
+from hubplane.telemetry.base import Span, Telemetry
+from hubplane.telemetry.open_telemetry import OpenTelemetry
 from hubplane.errors import (
     AckTimeoutError,
     BackplaneError,
@@ -52,12 +55,17 @@ __all__ = [
     # Who may, and who it is
     "authorize",
     "AuthorizationContext",
+    "AuthenticationRefreshContext",
     "JwtAuthenticator",
     "JwtUser",
     "DjangoSessionAuthenticator",
     "django_database",
     "ConnectionRequest",
     "NegotiateRedirect",
+    # Who hears what happens
+    "OpenTelemetry",
+    "Telemetry",
+    "Span",
     # What may be caught
     "HubplaneError",
     "ConfigurationError",

@@ -1,13 +1,14 @@
 """Options from the environment and from a TOML file, under those that the code gives.
 
 Each option is looked up on its own: what the code names wins over the environment, the environment over the file.
-Within the file a hub's own section wins over what stands for all hubs, and so it is within the code.
+Within each of them what stands for one hub wins over what stands for all.
 
 Source: signalr-server section 5.1, "a per-hub copy starts from the global values".
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
@@ -26,6 +27,7 @@ __all__ = ["Configuration", "layered", "load"]
 OptionsT = TypeVar("OptionsT", HubOptions, TransportOptions)
 
 PREFIX = "HUBPLANE_"
+HUB_PREFIX = "HUBPLANE_HUBS__"
 CONFIG_VARIABLE = "HUBPLANE_CONFIG"
 
 _OWN_KEYS = ("redis", "shutdown_timeout", "hubs")
@@ -51,6 +53,7 @@ class Configuration:
         file: Options of the file for all hubs.
         environment: Options of the environment.
         hubs: Options of the file for one hub, by its path.
+        environment_hubs: Options of the environment for one hub, by its path as variables spell it.
     """
 
     source: str = ""
@@ -59,13 +62,30 @@ class Configuration:
     file: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     hubs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    environment_hubs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def layers(self, path: str) -> tuple[Mapping[str, Any] | None, ...]:
+        """What stands under the code for the hub at `path`, the strongest last."""
+        return self.file, self.hubs.get(path), self.environment, self.environment_hubs.get(_spelled(path))
 
     def check_hubs(self, paths: Collection[str]) -> None:
-        """See that every section of the file belongs to a hub.
+        """See that every section of the file, and every variable for one hub, belongs to a hub.
 
         Raises:
-            ConfigurationError: One does not; the text names the nearest hub.
+            ConfigurationError: One does not, and the text names the nearest hub; or a variable belongs to two.
         """
+        spelled: dict[str, str] = {}
+        for path in paths:
+            other = spelled.setdefault(_spelled(path), path)
+            if other != path and _spelled(path) in self.environment_hubs:
+                raise ConfigurationError(
+                    f"{HUB_PREFIX}{_spelled(path)}__... stands for two hubs, {other!r} and {path!r}: use the file."
+                )
+        for name in self.environment_hubs:
+            if name not in spelled:
+                raise ConfigurationError(
+                    f"The environment has {HUB_PREFIX}{name}__..., but there is no such hub.{_nearest(name, spelled)}"
+                )
         for path in self.hubs:
             if path not in paths:
                 raise ConfigurationError(
@@ -80,6 +100,8 @@ def load(environ: Mapping[str, str], path: str | PathLike[str] | None = None) ->
     Args:
         environ: The environment's variables. Those named like an option, in capitals behind ``HUBPLANE_``, are options;
             a name that is nearly one is refused, and others are left alone, for platforms set variables of their own.
+            Those of one hub have its path between ``HUBPLANE_HUBS__`` and ``__``, in capitals, with a single
+            underscore for all between letters and digits.
         path: The TOML file.
 
     Raises:
@@ -113,6 +135,7 @@ def load(environ: Mapping[str, str], path: str | PathLike[str] | None = None) ->
         file={key: _convert(key, value, f"{source}: {key}") for key, value in document.items() if key in _ALL},
         environment=_environment(environ),
         hubs=hubs,
+        environment_hubs=_environment_hubs(environ),
     )
 
 
@@ -150,7 +173,7 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     names = {f"{PREFIX}{name.upper()}": name for name in _ALL}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or variable.startswith(HUB_PREFIX):
             continue
         if variable in names:
             name = names[variable]
@@ -158,6 +181,27 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
         elif close := get_close_matches(variable, names, n=1, cutoff=0.9):
             raise ConfigurationError(f"The environment has an unknown {variable}. Do you mean {close[0]}?")
     return found
+
+
+def _environment_hubs(environ: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for variable, text in environ.items():
+        if not variable.startswith(HUB_PREFIX):
+            continue
+        hub, separator, option = variable.removeprefix(HUB_PREFIX).rpartition("__")
+        name = option.lower()
+        if not separator or not hub or option != name.upper() or name not in _ALL:
+            raise ConfigurationError(
+                f"The environment has an unknown {variable}. Options of one hub are written "
+                f"{HUB_PREFIX}<ITS PATH>__<OPTION>.{_nearest(name, _ALL)}"
+            )
+        found.setdefault(hub, {})[name] = _convert(name, text, variable)
+    return found
+
+
+def _spelled(path: str) -> str:
+    """A hub's path as variables spell it: ``/api/chat-hub`` is ``API_CHAT_HUB``."""
+    return re.sub(r"[^0-9A-Z]+", "_", path.upper()).strip("_")
 
 
 def _convert(name: str, value: Any, where: str) -> Any:

@@ -110,13 +110,15 @@ class TransportOptions:
         outbound_buffer_limit: Bytes to the client that may wait at all; a client above it is disconnected
             (hubplane's own: the original lets a slow reader delay others).
         minimum_protocol_version: Lowest negotiate version accepted.
-        transport_send_timeout: Seconds a client may refuse to take bytes before it is disconnected.
+        transport_send_timeout: Seconds a client may refuse to take bytes before it is disconnected; infinity for ever.
         disconnect_timeout: Seconds a connection may be without a transport.
         close_timeout: Seconds to wait for the peer's WebSocket Close frame.
         poll_timeout: Seconds after which a long poll without data is answered, empty; clients give up after 100 s
             (.NET's `LongPolling.PollTimeout`).
         close_on_authentication_expiration: End a connection when the login of its latest request expires; the client
             may reconnect with a new one.
+        enable_authentication_refresh: Take new logins for clients that stay connected, by ``POST {hub}/refresh`` and
+            with polls; negotiate tells how long a login lasts. As previewed for .NET 11.
         allowed_origins: Origins, such as ``https://app.example``, whose pages may open WebSockets here besides pages
             of this host; ``*`` for all. Empty (hubplane's own default): others are refused only when the request
             carries cookies or another login that browsers send by themselves. Else every other origin is refused.
@@ -138,6 +140,7 @@ class TransportOptions:
     close_timeout: float = 5.0
     poll_timeout: float = 90.0
     close_on_authentication_expiration: bool = False
+    enable_authentication_refresh: bool = False
     allowed_origins: tuple[str, ...] = ()
     given: frozenset[str] = field(init=False, repr=False, compare=False)
 

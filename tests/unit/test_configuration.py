@@ -152,6 +152,61 @@ def test_a_mistyped_variable_is_refused_and_a_foreign_one_is_not() -> None:
         load({"HUBPLANE_CLOSE_TIMEOUT": "x"})
 
 
+def test_the_environment_has_options_of_one_hub(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable for one hub wins over one for all, and both over the file; the code wins over all of them."""
+    monkeypatch.setenv("HUBPLANE_CONFIG", str(written(FILE.replace("/chat", "/api/chat-hub.2"))))
+    monkeypatch.setenv("HUBPLANE_KEEP_ALIVE_INTERVAL", "4")
+    monkeypatch.setenv("HUBPLANE_HUBS__API_CHAT_HUB_2__KEEP_ALIVE_INTERVAL", "5")
+    monkeypatch.setenv("HUBPLANE_HUBS__API_CHAT_HUB_2__POLL_TIMEOUT", "6")
+    monkeypatch.setenv("HUBPLANE_HUBS__API_CHAT_HUB_2__CLIENT_TIMEOUT_INTERVAL", "7")
+    app = HubApp()
+    app.add_hub("/api/chat-hub.2", ConfiguredHub, options=HubOptions(client_timeout_interval=8))
+    app.add_hub("/other", type("OtherHub", (ConfiguredHub,), {}))
+    chat, other = (app._endpoints[path] for path in ("/api/chat-hub.2", "/other"))
+    assert (chat._options.keep_alive_interval, chat._options.client_timeout_interval) == (5, 8)
+    assert chat._options.maximum_receive_message_size is None
+    assert chat._transport_options.poll_timeout == 6
+    assert (other._options.keep_alive_interval, other._transport_options.poll_timeout) == (4, 90)
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("HUBPLANE_HUBS__CHAT__KEEP_ALIVE_INTERVALL", "unknown HUBPLANE_HUBS__CHAT__KEEP_ALIVE_INTERVALL"),
+        ("HUBPLANE_HUBS__CHAT__KEEP_ALIVE_INTERVALL", "Do you mean 'keep_alive_interval'"),
+        ("HUBPLANE_HUBS__CHAT__keep_alive_interval", "Options of one hub are written HUBPLANE_HUBS__<ITS PATH>__"),
+        ("HUBPLANE_HUBS__KEEP_ALIVE_INTERVAL", "Options of one hub are written"),
+        ("HUBPLANE_HUBS____KEEP_ALIVE_INTERVAL", "Options of one hub are written"),
+        ("HUBPLANE_HUBS__CHAT__REDIS", "unknown HUBPLANE_HUBS__CHAT__REDIS"),
+    ],
+)
+def test_a_mistyped_variable_of_one_hub_is_refused(variable: str, said: str) -> None:
+    """All names of this form are ours, so an unknown one is a mistake."""
+    with pytest.raises(ConfigurationError) as caught:
+        load({variable: "5"})
+    assert said in str(caught.value)
+
+
+async def test_a_variable_of_no_hub_or_of_two_is_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would count for nobody, or nobody knows for whom."""
+    monkeypatch.setenv("HUBPLANE_HUBS__CHATS__KEEP_ALIVE_INTERVAL", "5")
+    app = HubApp()
+    app.add_hub("/chat", ConfiguredHub)
+    with pytest.raises(
+        ConfigurationError, match=r"HUBPLANE_HUBS__CHATS__\.\.\., but there is no such hub\. Do you mean 'CHAT'"
+    ):
+        async with app.lifespan():
+            raise AssertionError("it has started")
+    monkeypatch.delenv("HUBPLANE_HUBS__CHATS__KEEP_ALIVE_INTERVAL")
+    monkeypatch.setenv("HUBPLANE_HUBS__THE_CHAT__KEEP_ALIVE_INTERVAL", "5")
+    app = HubApp()
+    app.add_hub("/the-chat", ConfiguredHub)
+    app.add_hub("/the_chat", type("OtherHub", (ConfiguredHub,), {}))
+    with pytest.raises(ConfigurationError, match="stands for two hubs, '/the-chat' and '/the_chat': use the file"):
+        async with app.lifespan():
+            raise AssertionError("it has started")
+
+
 async def test_a_section_without_its_hub_is_refused_at_the_start(written: Any) -> None:
     """A section for a path where no hub is would never count, so the app does not start."""
     app = HubApp.from_file(written('[hubs."/chats"]\nkeep_alive_interval = 1'))

@@ -19,10 +19,11 @@ from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id, select_protocols
 from hubplane.endpoint.heartbeat import Heartbeat
+from hubplane.endpoint.refresh import RefreshHook
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
 from hubplane.hubs.factories import HubFactory
-from hubplane.hubs.filters import HubFilter
+from hubplane.hubs.filters import FilterFactory
 from hubplane.hubs.hub import Hub
 from hubplane.ids import IdSource, SystemIds
 from hubplane.lifetime.base import HubLifetimeManager
@@ -34,7 +35,15 @@ from hubplane.protocol.hub_protocol import HubProtocol
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
 from hubplane.supervisor import Supervisor
+from hubplane.telemetry.base import (
+    BACKPLANE_CONNECTED,
+    BACKPLANE_PUBLISHED,
+    BACKPLANE_RECEIVED,
+    NO_TELEMETRY,
+    Telemetry,
+)
 from hubplane.transports.redirect import NegotiateHook
+from hubplane.transports.websocket import SubProtocolSelector
 
 if TYPE_CHECKING:
     from hubplane.backplane.redis.options import RedisOptions
@@ -61,18 +70,20 @@ class HubApp:
         options: Options for all hubs; `add_hub` may override them.
         transport_options: How clients reach the hubs.
         protocols: The hub protocols, in order; JSON and MessagePack by default.
-        filters: Hub filters around every hub, outermost first; those of a hub stand inside.
+        filters: Hub filters around every hub, outermost first; those of a hub stand inside. A class, or a function that
+            makes one, stands for a new filter for each call.
         authenticators: Asked in order who sends a request; the first user found becomes ``scope["user"]``. Where they
             find nobody, the user of the framework's own middleware stays.
         shutdown_timeout: Seconds that hub methods and disconnect callbacks have to finish at shutdown; 5 by default.
         config_file: A TOML file with options; None reads the environment variable ``HUBPLANE_CONFIG``. What the code
             names wins over the environment, which wins over the file.
+        telemetry: Told what happens, such as `OpenTelemetry`; None for nobody.
         clock: Where time comes from.
         ids: Where ids come from.
 
     Raises:
-        ConfigurationError: The Redis configuration is wrong, the extra ``hubplane[redis]`` is missing, or the file or
-            the environment has a mistake.
+        ConfigurationError: The Redis configuration is wrong, the extra ``hubplane[redis]`` is missing, the file or the
+            environment has a mistake, or `telemetry` is none.
     """
 
     def __init__(  # noqa: PLR0913 - settings, by name
@@ -82,13 +93,18 @@ class HubApp:
         options: HubOptions | None = None,
         transport_options: TransportOptions | None = None,
         protocols: Sequence[HubProtocol] | None = None,
-        filters: Sequence[HubFilter] = (),
+        filters: Sequence[FilterFactory] = (),
         authenticators: Sequence[Authenticator] = (),
         shutdown_timeout: float | None = None,
         config_file: str | os.PathLike[str] | None = None,
+        telemetry: Telemetry | None = None,
         clock: Clock | None = None,
         ids: IdSource | None = None,
     ) -> None:
+        if telemetry is not None and not isinstance(telemetry, Telemetry):
+            raise ConfigurationError(
+                f"HubApp(telemetry=...) takes a Telemetry, such as OpenTelemetry(), not {telemetry!r}."
+            )
         self._options = options
         self._transport_options = transport_options
         self._filters = tuple(filters)
@@ -102,6 +118,7 @@ class HubApp:
             cork=Cork(),
             clock=clock or SystemClock(),
             ids=ids or SystemIds(),
+            telemetry=telemetry or NO_TELEMETRY,
         )
         self._endpoints: dict[str, HubEndpoint] = {}
         self._backplane = _make_backplane(redis if redis is not None else configuration.redis)
@@ -134,10 +151,12 @@ class HubApp:
         options: HubOptions | None = None,
         transport_options: TransportOptions | None = None,
         hub_factory: HubFactory | None = None,
-        filters: Sequence[HubFilter] = (),
+        filters: Sequence[FilterFactory] = (),
         authenticators: Sequence[Authenticator] | None = None,
         user_id_provider: Callable[[HubConnection], str | None] = default_user_id,
         negotiate: NegotiateHook | None = None,
+        on_authentication_refresh: RefreshHook | None = None,
+        sub_protocol_selector: SubProtocolSelector | None = None,
     ) -> None:
         """Serve `hub_type` at `path`.
 
@@ -149,12 +168,17 @@ class HubApp:
             options: On top of the app's options: those named here win.
             transport_options: On top of the app's transport options, likewise.
             hub_factory: Makes a hub instance for each call: returns it, awaits it, or yields it, as a generator or
-                context manager that is closed when the call has ended.
+                context manager that is closed when the call has ended. It may take the caller's `HubCallerContext`.
+                Without one, a constructor's parameters with FastAPI's `Depends` are made.
             filters: Hub filters, outermost first, inside those of the app.
             authenticators: Instead of the app's.
             user_id_provider: Computes a connection's user id from the connection, once.
             negotiate: Asked with the `ConnectionRequest` of each negotiate request, and may be async. None goes on
                 here, a `NegotiateRedirect` sends the client elsewhere, a `HubException` refuses it with that text.
+            user_id_provider: Computes a connection's user id from the connection, once, and for each new login.
+            on_authentication_refresh: Asked, async or not, whether a connection may have a new login; None says yes.
+            sub_protocol_selector: Chooses among the WebSocket sub-protocols that a client offers, or answers None; by
+                default none is chosen.
 
         Raises:
             ConfigurationError: The path or the hub is already taken, the hub class has a mistake, or the app runs.
@@ -168,8 +192,7 @@ class HubApp:
         if any(endpoint.hub_type is hub_type for endpoint in self._endpoints.values()):
             raise ConfigurationError(f"{hub_type.__qualname__} is already served; a hub class has one path.")
         name = hub_name or f"{hub_type.__module__}.{hub_type.__qualname__}"
-        given = self._configuration
-        layers = (given.file, given.hubs.get(path), given.environment)
+        layers = self._configuration.layers(path)
         options = layered(HubOptions, *layers, self._options, options)
         self._endpoints[path] = HubEndpoint(
             hub_type,
@@ -183,6 +206,8 @@ class HubApp:
                 user_id=user_id_provider,
                 authenticators=self._authenticators if authenticators is None else tuple(authenticators),
                 negotiate=negotiate,
+                on_authentication_refresh=on_authentication_refresh,
+                sub_protocol_selector=sub_protocol_selector,
             ),
             runtime=self._runtime,
         )
@@ -256,6 +281,7 @@ class HubApp:
             stack.push_async_callback(self._supervisor.close)
             if self._backplane is not None:
                 await stack.enter_async_context(self._backplane.run(self._routes))
+                self._observe_backplane(stack)
             for endpoint in self._endpoints.values():
                 await stack.enter_async_context(endpoint.run(grace=self._shutdown_timeout))
             heartbeat = Heartbeat(self._runtime.clock, self._connections, self._ticks())
@@ -263,6 +289,15 @@ class HubApp:
             self._running = True
             stack.callback(self._stopped)
             yield
+
+    def _observe_backplane(self, stack: AsyncExitStack) -> None:
+        routes = self._routes
+        for name, read in (
+            (BACKPLANE_CONNECTED, lambda: int(routes.is_connected)),
+            (BACKPLANE_PUBLISHED, lambda: routes.published),
+            (BACKPLANE_RECEIVED, lambda: routes.received),
+        ):
+            stack.callback(self._runtime.telemetry.observe(name, read))
 
     def _stopped(self) -> None:
         self._running = False
@@ -322,7 +357,7 @@ class HubApp:
         if endpoint is not None:
             return endpoint, ""
         base, _, last = path.rpartition("/")
-        return (self._endpoints.get(base), last) if last == "negotiate" else (None, "")
+        return (self._endpoints.get(base), last) if last in {"negotiate", "refresh"} else (None, "")
 
     async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

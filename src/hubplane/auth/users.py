@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from hubplane.connection.request import ConnectionRequest
 
-__all__ = ["Authenticator", "authenticate", "bearer_token", "expiry", "is_authenticated", "subject"]
+__all__ = ["Authenticator", "authenticate", "bearer_token", "expiry", "is_authenticated", "is_same_login", "subject"]
 
 Authenticator: TypeAlias = Callable[[ConnectionRequest], Awaitable[object | None] | object | None]
 """Turns a request into a user, or None where it finds nobody. Plain functions run on the event loop: be quick."""
@@ -52,6 +52,22 @@ def is_authenticated(user: object | None) -> bool:
     if isinstance(user, Mapping):
         return bool(user)
     return user is not None and bool(getattr(user, "is_authenticated", True))
+
+
+def is_same_login(one: object | None, other: object | None) -> bool:
+    """Whether two requests came with one login: users that are equal, or made of equal attributes, and expire together.
+
+    Users of frameworks seldom define equality, and are made anew for each request.
+    """
+    if one is other:
+        return True
+    if expiry(one) != expiry(other):
+        return False
+    if one == other:
+        return True
+    if one is None or type(one) is not type(other) or type(one).__eq__ is not object.__eq__:
+        return False
+    return bool(vars(one)) and vars(one) == vars(other) if hasattr(one, "__dict__") else False
 
 
 def subject(claims: Mapping[str, object]) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any  # user code may keep anything in `items`
 
 from hubplane.connection.outbound import Cork, OutboundBuffer
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import CloseReason, Transport, TransportKind
+from hubplane.connection.transport import CloseReason, Transport, TransportKind, Verdict
 from hubplane.errors import ClientTimeoutError, HandshakeError
 from hubplane.options import TransportOptions
 from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
@@ -20,9 +20,22 @@ from hubplane.protocol.messages import HandshakeRequest, HubMessage
 from hubplane.protocol.serialized import SerializedHubMessage
 from hubplane.protocol.session import HubSession, ping_bytes
 
-__all__ = ["HubConnection"]
+__all__ = ["HubConnection", "Refreshed"]
 
 logger = logging.getLogger(__name__)
+
+
+class Refreshed:
+    """Stands in the inbox where the hub is to see a new login.
+
+    Attributes:
+        request: The request that brought it.
+    """
+
+    __slots__ = ("request",)
+
+    def __init__(self, request: ConnectionRequest) -> None:
+        self.request = request
 
 
 class HubConnection:
@@ -48,6 +61,7 @@ class HubConnection:
         expires_at: Monotonic seconds at which the connection's login expires and ends it; None for never.
         unsettled: Something is due as soon as the inbox is empty: to read on, or to end. Whoever takes the last message
             has to see that the runner looks.
+        verdict: Why the server itself ended the connection; None when something else did.
     """
 
     __slots__ = (
@@ -79,6 +93,7 @@ class HubConnection:
         "transport",
         "unsettled",
         "user_identifier",
+        "verdict",
     )
 
     def __init__(
@@ -94,7 +109,7 @@ class HubConnection:
         self.request = request
         self.session = session
         self.user_identifier: str | None = None
-        self.inbox: list[HandshakeRequest | HubMessage] = []
+        self.inbox: list[HandshakeRequest | HubMessage | Refreshed] = []
         self.outbound = OutboundBuffer(cork, options.outbound_buffer_limit, self._overflow)
         self.transport: Transport | None = None
         self.protocol_name = ""
@@ -109,6 +124,7 @@ class HubConnection:
         self.tell_error = True
         self.expires_at: float | None = None
         self.unsettled = False
+        self.verdict: Verdict | None = None
         self._options = options
         self._items: dict[Any, Any] | None = None
         self._unread = 0
@@ -224,7 +240,7 @@ class HubConnection:
             extra=self._log_extra(None),
         )
         self.close_message = False
-        self.end(None, allow_reconnect=True)
+        self._decide(Verdict.SLOW)
         if self.transport is not None:
             self.transport.abort()
 
@@ -278,7 +294,7 @@ class HubConnection:
 
     def shutting_down(self) -> None:
         """The server stops: the client may come back at once."""
-        self.end(None, allow_reconnect=True)
+        self._decide(Verdict.SHUTDOWN)
 
     def transport_lost(self, error: Exception | None) -> None:
         """The transport has ended. Messages that came before are still served; then the connection ends."""
@@ -312,6 +328,11 @@ class HubConnection:
         if self._end_waiter is not None and not self._end_waiter.done():
             self._end_waiter.set_result(None)
         self._abort()
+
+    def _decide(self, verdict: Verdict, error: Exception | None = None) -> None:
+        if not self.ended and not self.lost:
+            self.verdict = verdict
+        self.end(error, allow_reconnect=True)
 
     def _abort(self) -> None:
         self._wake_drain()
@@ -360,7 +381,7 @@ class HubConnection:
         if self.closed:
             return
         if self.expires_at is not None and now >= self.expires_at:
-            self.end(None, allow_reconnect=True)
+            self._decide(Verdict.EXPIRED)
             return
         outbound = self.outbound
         # Polls keep a connection alive without pings (row B55); its transport watches whether they come.
@@ -370,14 +391,14 @@ class HubConnection:
                 self._blocked_since = now
             elif now - self._blocked_since > self._options.transport_send_timeout:
                 self.close_message = False
-                self.end(None, allow_reconnect=True)
+                self._decide(Verdict.STUCK)
                 if self.transport is not None:
                     self.transport.abort()
                 return
         try:
             ping = self.session.tick(now, busy=polled or self._reading_paused or bool(self.inbox))
         except (ClientTimeoutError, HandshakeError) as error:
-            self.end(error, allow_reconnect=True)
+            self._decide(Verdict.SILENT, error)
             return
         if ping and not polled and not outbound.blocked:
             outbound.append_shared(ping_bytes(self.protocol))

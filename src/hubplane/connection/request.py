@@ -67,6 +67,13 @@ class ConnectionRequest:
         """What an authenticator or authentication middleware put into ``scope["user"]``, or None."""
         return self.scope.get("user")
 
+    def take_login(self, other: ConnectionRequest) -> None:
+        """Set the user, and what else middleware knows about the login, to those of a later request."""
+        scope = cast("MutableMapping[str, Any]", self.scope)
+        for key in ("user", "auth"):
+            if key in other.scope:
+                scope[key] = other.scope[key]
+
     def authenticated_as(self, user: object) -> None:
         """Set the user, as authentication middleware would: in ``scope["user"]``."""
         cast("MutableMapping[str, Any]", self.scope)["user"] = user

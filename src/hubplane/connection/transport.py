@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-__all__ = ["CloseReason", "OutboundBatch", "Transport", "TransportKind", "TransportListener"]
+__all__ = ["CloseReason", "OutboundBatch", "Transport", "TransportKind", "TransportListener", "Verdict"]
 
 
 class TransportKind(Enum):
@@ -24,6 +24,16 @@ class CloseReason(Enum):
 
     NORMAL = 1000
     APPLICATION_ERROR = 1011
+
+
+class Verdict(Enum):
+    """Why the server itself ended a connection; the value is for metrics."""
+
+    SHUTDOWN = "app_shutdown"
+    SLOW = "slow_consumer"
+    STUCK = "send_timeout"
+    SILENT = "client_timeout"
+    EXPIRED = "authentication_expired"
 
 
 class OutboundBatch:

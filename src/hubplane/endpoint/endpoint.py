@@ -16,24 +16,28 @@ from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import TransportKind
+from hubplane.connection.transport import TransportKind, Verdict
 from hubplane.endpoint.gate import Gate
+from hubplane.endpoint.refresh import AuthenticationRefresh, RefreshHook
 from hubplane.endpoint.runner import ConnectionRunner
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.context import HubContext
 from hubplane.hubs.dispatcher import HubDispatcher
 from hubplane.hubs.factories import HubFactory
-from hubplane.hubs.filters import HubFilter
+from hubplane.hubs.filters import FilterFactory
 from hubplane.hubs.hub import Hub
+from hubplane.hubs.tracing import HubSpans
 from hubplane.ids import IdSource
 from hubplane.lifetime.base import HubLifetimeManager
 from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
 from hubplane.protocol.session import HubSession
 from hubplane.supervisor import Supervisor
+from hubplane.telemetry.base import DROPPED_CONNECTIONS, NO_TELEMETRY, Telemetry
 from hubplane.transports.redirect import NegotiateHook
 from hubplane.transports.registry import ConnectionRegistry
 from hubplane.transports.router import TransportRouter
+from hubplane.transports.websocket import SubProtocolSelector
 
 __all__ = ["HubEndpoint", "HubRuntime", "HubSettings", "default_user_id", "select_protocols"]
 
@@ -97,12 +101,14 @@ class HubRuntime:
         cork: Flushes the outbound buffers of all connections.
         clock: Where time comes from.
         ids: Where ids come from.
+        telemetry: Told what happens.
     """
 
     protocols: tuple[HubProtocol, ...]
     cork: Cork
     clock: Clock
     ids: IdSource
+    telemetry: Telemetry = NO_TELEMETRY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,15 +123,19 @@ class HubSettings:
         user_id: Computes a connection's user id, once, at the handshake.
         authenticators: Asked in order for the user of each request.
         negotiate: Asked before a negotiate request is answered.
+        on_authentication_refresh: Asked before a connection gets a new login.
+        sub_protocol_selector: Chooses a WebSocket sub-protocol; None chooses none.
     """
 
     options: HubOptions
     transport_options: TransportOptions
     hub_factory: HubFactory | None = None
-    filters: tuple[HubFilter, ...] = ()
+    filters: tuple[FilterFactory, ...] = ()
     user_id: Callable[[HubConnection], str | None] = default_user_id
     authenticators: tuple[Authenticator, ...] = ()
     negotiate: NegotiateHook | None = None
+    on_authentication_refresh: RefreshHook | None = None
+    sub_protocol_selector: SubProtocolSelector | None = None
 
 
 class HubEndpoint:
@@ -157,6 +167,7 @@ class HubEndpoint:
         self._cork = runtime.cork
         self._clock = runtime.clock
         self._user_id = settings.user_id
+        self._telemetry = runtime.telemetry
         self._supervisor = Supervisor(f"hub {hub_name}")
         self._connections: set[HubConnection] = set()
         self._idle: asyncio.Event | None = None
@@ -169,15 +180,24 @@ class HubEndpoint:
             filters=settings.filters,
             hub_factory=settings.hub_factory,
             supervisor=self._supervisor,
+            spans=HubSpans(runtime.telemetry, hub_name) if runtime.telemetry.traces else None,
         )
         self.context = HubContext(lifetime)
-        self.registry = ConnectionRegistry(runtime.clock, settings.transport_options)
+        self.registry = ConnectionRegistry(runtime.clock, settings.transport_options, telemetry=runtime.telemetry)
         self.gate = Gate(
             hub_type,
             authenticators=settings.authenticators,
             options=settings.transport_options,
             registry=self.registry,
             clock=runtime.clock,
+        )
+        self.refresh = AuthenticationRefresh(
+            is_enabled=settings.transport_options.enable_authentication_refresh,
+            registry=self.registry,
+            clock=runtime.clock,
+            expires_at=self.gate.expires_at,
+            user_id=settings.user_id,
+            hook=settings.on_authentication_refresh,
         )
         self.router = TransportRouter(
             self.registry,
@@ -188,6 +208,8 @@ class HubEndpoint:
             clock=runtime.clock,
             start_task=self._supervisor.start,
             negotiate_hook=settings.negotiate,
+            refresh=self.refresh,
+            sub_protocol_selector=settings.sub_protocol_selector,
         )
 
     @asynccontextmanager
@@ -227,6 +249,7 @@ class HubEndpoint:
                     if connection.transport is not None:
                         connection.transport.abort()
         await self._supervisor.close(grace=max(0.0, deadline - self._clock.monotonic()))
+        self.registry.close()
 
     def connect(
         self, request: ConnectionRequest, connection_id: str, kind: TransportKind = TransportKind.WEB_SOCKETS
@@ -267,6 +290,8 @@ class HubEndpoint:
             self._connections.discard(connection)
             if self._idle is not None and not self._connections:
                 self._idle.set()
+            if connection.verdict not in {None, Verdict.SHUTDOWN}:
+                self._telemetry.count(DROPPED_CONNECTIONS, {"hubplane.reason": connection.verdict.value})
 
     def connections(self) -> tuple[HubConnection, ...]:
         """A snapshot of the connections being served, handshakes included."""

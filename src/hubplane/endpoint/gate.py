@@ -39,6 +39,7 @@ class Gate:
         "_hub_type",
         "_policies",
         "_registry",
+        "_renews",
         "_watches_expiry",
     )
 
@@ -56,6 +57,8 @@ class Gate:
         self._policies = policies_of(hub_type)
         self._allowed_origins = options.allowed_origins
         self._watches_expiry = options.close_on_authentication_expiration
+        # Where logins are refreshed, that also decides which one counts.
+        self._renews = self._watches_expiry and not options.enable_authentication_refresh
         self._registry = registry
         self._clock = clock
 
@@ -80,7 +83,7 @@ class Gate:
             asked = AuthorizationContext(user=user, request=request, hub_type=self._hub_type)
             if not await is_allowed(self._policies, asked):
                 return 403
-        if self._watches_expiry and not is_websocket:
+        if self._renews and not is_websocket:
             self._renew(request)
         return None
 

@@ -14,7 +14,7 @@ import contextvars
 import logging
 from collections.abc import Callable
 
-from hubplane.connection.hub_connection import HubConnection
+from hubplane.connection.hub_connection import HubConnection, Refreshed
 from hubplane.connection.transport import CloseReason
 from hubplane.errors import HandshakeError, HubException, wire_error_name
 from hubplane.hubs.dispatcher import HubDispatcher
@@ -237,6 +237,8 @@ class ConnectionRunner:
             message = inbox[0]
             if type(message) is Invocation and self._dispatcher.needs_slot(connection, message):
                 return True
+            if type(message) is Refreshed:
+                return True
             if type(message) is StreamItem and not self._dispatcher.has_room(connection, message):
                 # The method does not read its upload: the item waits here, and everything behind it (row B112).
                 return False
@@ -250,8 +252,8 @@ class ConnectionRunner:
             connection.end(connection.lost_error, allow_reconnect=True)
         return False
 
-    def _handle(self, message: HandshakeRequest | HubMessage) -> None:
-        if type(message) is Ping or isinstance(message, HandshakeRequest):
+    def _handle(self, message: HandshakeRequest | HubMessage | Refreshed) -> None:
+        if type(message) is Ping or isinstance(message, (HandshakeRequest, Refreshed)):
             return
         if type(message) is Close:
             error = HubException(message.error) if message.error else None
@@ -265,7 +267,10 @@ class ConnectionRunner:
         try:
             while not connection.ended:
                 if connection.inbox:
-                    await self._dispatcher.take_calls(connection, self)
+                    if type(connection.inbox[0]) is Refreshed:
+                        await self._refreshed(connection.inbox.pop(0))
+                    else:
+                        await self._dispatcher.take_calls(connection, self)
                     if self._workers > self._slots:
                         return
                 if not self._at_head_of_line() and not connection.ended:
@@ -274,6 +279,12 @@ class ConnectionRunner:
                     await waiter
         finally:
             self._workers -= 1
+
+    async def _refreshed(self, login: HandshakeRequest | HubMessage | Refreshed) -> None:
+        """The hub sees a new login from here on, and is told so."""
+        if isinstance(login, Refreshed):
+            self._connection.request.take_login(login.request)
+            await self._dispatcher.on_authentication_refreshed(self._connection, self)
 
     def has_surplus(self) -> bool:
         """Whether there are more workers than slots, because a slot was handed back meanwhile."""

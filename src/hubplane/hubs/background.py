@@ -163,8 +163,7 @@ class BackgroundCalls:
     ) -> AsyncIterable[object] | None:
         """Run the method up to its stream; None when it has none and that has been answered."""
         try:
-            hub = await self._pipeline.hub(HubCall(site), resources)
-            result = await self._pipeline.run_on(hub, method, message)
+            result = await self._pipeline.stream(HubCall(site), method, message, resources)
         except Refused as refusal:
             self._answers.error(site, message.invocation_id, str(refusal))
             return None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import msgspec
 
 from hubplane.connection.hub_connection import HubConnection
+from hubplane.hubs.depends import Solved
 from hubplane.hubs.methods import HubMethod
 from hubplane.hubs.port import HubPort
 from hubplane.hubs.streaming import ConnectionStreams
@@ -109,12 +110,14 @@ class HubCall(msgspec.Struct, eq=False):
         release_slot: Given by the runner for calls that hold a slot.
         take_back: What `release_slot` returned: to be called when the call has ended.
         results_allowed: False in `on_connected`, where the client cannot be asked for results (row B118).
+        solved: What dependencies have been made for it; None for none.
     """
 
     site: CallSite
     release_slot: ReleaseSlot | None = None
     take_back: Callable[[], None] | None = None
     results_allowed: bool = True
+    solved: Solved | None = None
 
     def hand_slot_back(self) -> None:
         """The method is about to wait for a client: let the next call start (signalr-server section 5.4)."""

@@ -6,7 +6,7 @@ Source: signalr-server sections 5.10 and 5.12.
 from __future__ import annotations
 
 import asyncio
-from typing import Any  # user code may keep anything in `items`
+from typing import TYPE_CHECKING, Any  # user code may keep anything in `items`
 
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.request import ConnectionRequest
@@ -16,7 +16,10 @@ from hubplane.hubs.groups import GroupManager
 from hubplane.hubs.port import HubPort
 from hubplane.lifetime.base import HubLifetimeManager
 
-__all__ = ["HubCallerContext", "HubContext"]
+if TYPE_CHECKING:
+    from hubplane.hubs.call import CallSite
+
+__all__ = ["HubCallerContext", "HubContext", "caller_context"]
 
 
 class HubCallerContext:
@@ -40,7 +43,7 @@ class HubCallerContext:
 
     @property
     def user(self) -> object | None:
-        """What authentication middleware put into ``scope["user"]``, or None."""
+        """What authentication middleware put into ``scope["user"]``, or None; a new login changes it between calls."""
         return self._connection.request.user
 
     @property
@@ -92,6 +95,14 @@ class HubCallerContext:
         after.
         """
         self._port.call_soon(self._connection.abort)
+
+
+def caller_context(site: CallSite) -> HubCallerContext:
+    """The context of a connection's calls, made when first asked for."""
+    context = site.context
+    if context is None:
+        context = site.context = HubCallerContext(site.connection, site.port)
+    return context
 
 
 class HubContext:

@@ -16,11 +16,12 @@ from hubplane.hubs.background import BackgroundCalls
 from hubplane.hubs.call import CallGate, CallSite, HubCall, MethodBinding, MethodTable
 from hubplane.hubs.factories import HubFactory
 from hubplane.hubs.failures import Answers
-from hubplane.hubs.filters import AuthorizeHook, HubFilter
+from hubplane.hubs.filters import AuthorizeHook, FilterFactory, filters_of
 from hubplane.hubs.hub import Hub
 from hubplane.hubs.methods import HubMethod, HubMethods
 from hubplane.hubs.pipeline import HubPipeline, Refused, is_being_cancelled
 from hubplane.hubs.port import HubPort
+from hubplane.hubs.tracing import HubSpans
 from hubplane.lifetime.base import HubLifetimeManager
 from hubplane.options import HubOptions
 from hubplane.protocol.hub_protocol import HubProtocol
@@ -57,6 +58,7 @@ class HubDispatcher:
         authorize: Asked before each method; None admits every call.
         hub_factory: Makes an instance of `hub_type` per call; None calls it without arguments.
         supervisor: Owner of the tasks for streams.
+        spans: Makes spans around methods and callbacks; None for none.
 
     Raises:
         ConfigurationError: The hub's methods cannot be served; the text says which and why.
@@ -74,17 +76,18 @@ class HubDispatcher:
         "_tables",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - its parts, by name
         self,
         hub_type: type[Hub],
         *,
         options: HubOptions,
         lifetime: HubLifetimeManager,
         protocols: Sequence[HubProtocol],
-        filters: Sequence[HubFilter] = (),
+        filters: Sequence[FilterFactory] = (),
         authorize: AuthorizeHook | None = None,
         hub_factory: HubFactory | None = None,
         supervisor: Supervisor,
+        spans: HubSpans | None = None,
     ) -> None:
         if Hub not in getattr(hub_type, "__mro__", ()):
             raise ConfigurationError(f"A hub is a class derived from hubplane.Hub, not {hub_type!r}.")
@@ -93,7 +96,9 @@ class HubDispatcher:
         self._methods = HubMethods(hub_type, Hub)
         self._sites: dict[HubConnection, CallSite] = {}
         self._answers = Answers(detailed=options.enable_detailed_errors)
-        self._pipeline = HubPipeline(hub_type, filters=filters, authorize=authorize, hub_factory=hub_factory)
+        self._pipeline = HubPipeline(
+            hub_type, filters=filters_of(filters), authorize=authorize, hub_factory=hub_factory, spans=spans
+        )
         # Called for every direct call, so kept within reach.
         self._hub_type = cast("type[Hub]", self._pipeline.hub_factory)
         self._tables = {
@@ -127,6 +132,29 @@ class HubDispatcher:
         if site.streams is not None:
             site.streams.connection_ended()
         await self._pipeline.disconnected(HubCall(site), error)
+
+    async def on_authentication_refreshed(self, connection: HubConnection, gate: CallGate) -> None:
+        """Run the hub's `on_authentication_refreshed`, in the slot of a call. Its exceptions are logged.
+
+        Raises:
+            CancelledError: The task was cancelled.
+        """
+        site = self._sites.get(connection)
+        if site is None:
+            return
+        if (connection.inbox or connection.unsettled) and not gate.looking:
+            gate.look_behind()
+        call = HubCall(site, gate.release_slot)
+        try:
+            await self._pipeline.refreshed(call)
+        except (Exception, asyncio.CancelledError) as error:
+            if isinstance(error, asyncio.CancelledError) and is_being_cancelled():
+                raise
+            self._answers.callback_threw(site, "OnAuthenticationRefreshedAsync", error)
+        finally:
+            call.release_slot = None
+            if call.take_back is not None:
+                call.take_back()
 
     # -- plain calls --------------------------------------------------------------------------------------------
 
@@ -335,7 +363,11 @@ def _table(methods: HubMethods, protocol: HubProtocol, *, is_direct: bool) -> Me
                 method,
                 protocol.argument_decoder(method.parameter_types),
                 [protocol.value_decoder(upload.item_type) for upload in method.uploads],
-                is_direct=is_direct and method.is_plain and method.is_async and not method.policies,
+                is_direct=is_direct
+                and method.is_plain
+                and method.is_async
+                and not method.policies
+                and method.dependencies is None,
             )
         except (TypeError, ValueError) as error:
             raise ConfigurationError(

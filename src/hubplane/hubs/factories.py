@@ -1,6 +1,7 @@
-"""How an application makes its hubs: a class, a function, or something that is closed when the call has ended.
+"""How an application makes its hubs and filters: a class, a function, or something closed when the call has ended.
 
-Source: signalr-server section 5.2, "a new hub instance and a new service scope per call, disposed afterwards".
+Source: signalr-server section 5.2, "a new hub instance and a new service scope per call, disposed afterwards"; 5.11,
+"filters given by type are resolved per call".
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast  # Any: the arguments of the application's own constructors
 
+from hubplane.errors import ConfigurationError
+from hubplane.hubs.call import HubCall
+from hubplane.hubs.context import HubCallerContext, caller_context
 from hubplane.hubs.hub import Hub
 
-__all__ = ["CallResources", "HubFactory", "Made", "open_hub"]
+__all__ = ["CallResources", "HubFactory", "Made", "open_made", "per_call"]
+
+T = TypeVar("T")
 
 Made: TypeAlias = (
     Hub
@@ -28,8 +34,10 @@ Made: TypeAlias = (
     | AsyncIterator[Hub]
     | Iterator[Hub]
 )
-HubFactory: TypeAlias = Callable[[], Made]
+HubFactory: TypeAlias = Callable[[], Made] | Callable[[HubCallerContext], Made]
 """Makes the hub for one call: returns it, awaits it, yields it, or is a context manager that gives it.
+
+A function that takes an argument is given the caller's context.
 
 A factory that yields runs on behind its `yield` when the call has ended, for a stream when its last item is sent. Plain
 functions run on the event loop.
@@ -57,13 +65,41 @@ class CallResources(AsyncExitStack):
         return None
 
 
-async def open_hub(made: object, resources: AsyncExitStack) -> Hub:
-    """The hub in what a factory has made; what has to be closed goes into `resources`.
+def per_call(factory: Callable[..., Any]) -> Callable[[HubCall], object]:
+    """A factory as something that is given the call.
 
     Raises:
-        TypeError: There is no hub in it.
+        ConfigurationError: It is no factory, or wants more than the caller's context.
     """
-    while not isinstance(made, Hub):
+    if not callable(factory):
+        raise ConfigurationError(f"A factory is a class or a function, not {factory!r}.")
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # some callables written in C do not tell
+        return lambda _: factory()
+    needed = [
+        each
+        for each in signature.parameters.values()
+        if each.default is each.empty and each.kind not in {each.VAR_POSITIONAL, each.VAR_KEYWORD}
+    ]
+    if not needed:
+        return lambda _: factory()
+    if len(needed) == 1 and needed[0].kind is not needed[0].KEYWORD_ONLY and not isinstance(factory, type):
+        return lambda call: factory(caller_context(call.site))
+    names = ", ".join(each.name for each in needed)
+    raise ConfigurationError(
+        f"{getattr(factory, '__qualname__', factory)!s} wants {names}. Give a factory that makes it, which may take "
+        "the caller's context, or declare them with FastAPI's Depends."
+    )
+
+
+async def open_made(made: object, kind: type[T], resources: AsyncExitStack) -> T:
+    """The hub, or filter, in what a factory has made; what has to be closed goes into `resources`.
+
+    Raises:
+        TypeError: There is none in it.
+    """
+    while not isinstance(made, kind):
         if isinstance(made, AsyncGenerator):
             made = await resources.enter_async_context(_yielding(made))
         elif isinstance(made, Generator):
@@ -75,7 +111,8 @@ async def open_hub(made: object, resources: AsyncExitStack) -> Hub:
         elif inspect.isawaitable(made):
             made = await made
         else:
-            raise TypeError(f"The hub factory made {type(made).__name__}, which is no hub.")
+            what = "hub" if kind is Hub else "filter"
+            raise TypeError(f"The {what} factory made {type(made).__name__}, which is no {what}.")
     return made
 
 

@@ -123,14 +123,18 @@ class Answers:
 
     def threw(self, site: CallSite, method: HubMethod, invocation_id: str | None, error: BaseException) -> None:
         """The method raised."""
-        self._log("Failed to invoke hub method '%s'.", site, method, error, event_id=8)
+        self._log("Failed to invoke hub method '%s'.", site, method.name, error, event_id=8)
         self.error(site, invocation_id, threw(method.name, error, detailed=self.detailed))
 
     def stream_failed(self, site: CallSite, method: HubMethod, invocation_id: str, error: BaseException) -> None:
         """The stream raised."""
-        self._log("The stream of hub method '%s' failed.", site, method, error, event_id=None)
+        self._log("The stream of hub method '%s' failed.", site, method.name, error, event_id=None)
         self.error(site, invocation_id, streaming_failed(error, detailed=self.detailed))
 
-    def _log(self, text: str, site: CallSite, method: HubMethod, error: BaseException, *, event_id: int | None) -> None:
+    def callback_threw(self, site: CallSite, name: str, error: BaseException) -> None:
+        """A callback raised that nobody waits for."""
+        self._log("Failed to invoke hub method '%s'.", site, name, error, event_id=8)
+
+    def _log(self, text: str, site: CallSite, name: str, error: BaseException, *, event_id: int | None) -> None:
         extra = {"connection_id": site.connection.connection_id, "event_id": event_id}
-        logger.error(text, method.name, exc_info=error, extra=extra)
+        logger.error(text, name, exc_info=error, extra=extra)

@@ -6,15 +6,20 @@ Source: signalr-server sections 5.3, 5.10 and 5.11.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias  # what a filter's factory makes may be wrapped in many ways
 
-from hubplane.hubs.context import HubCallerContext
+from hubplane.errors import ConfigurationError
+from hubplane.hubs.context import HubCallerContext, caller_context
+from hubplane.hubs.depends import Dependencies
+from hubplane.hubs.factories import open_made, per_call
 from hubplane.hubs.hub import Hub
 from hubplane.hubs.methods import HubMethod
 
 __all__ = [
     "AuthorizeHook",
+    "FilterFactory",
     "HubFilter",
     "HubInvocationContext",
     "HubLifetimeContext",
@@ -23,6 +28,7 @@ __all__ = [
     "NextInvocation",
     "connected_chain",
     "disconnected_chain",
+    "filters_of",
     "invocation_chain",
 ]
 
@@ -34,14 +40,16 @@ class HubInvocationContext:
         hub: The instance that will run the method.
         method: The method: `name` is the declared name.
         arguments: What it will be called with; a filter may change the list. Upload streams are among them.
+        injected: The method's dependencies by name; None when it has none.
     """
 
-    __slots__ = ("arguments", "hub", "method")
+    __slots__ = ("arguments", "hub", "injected", "method")
 
     def __init__(self, hub: Hub, method: HubMethod, arguments: Sequence[object]) -> None:
         self.hub = hub
         self.method = method
         self.arguments = list(arguments)
+        self.injected: dict[str, Any] | None = None
 
     @property
     def context(self) -> HubCallerContext:
@@ -77,7 +85,8 @@ AuthorizeHook: TypeAlias = Callable[[HubInvocationContext], Awaitable[bool]]
 class HubFilter:
     """Override what you need. The filter registered first is the outermost.
 
-    One instance serves all connections at the same time. An exception counts as the method's, or the callback's, own.
+    Given as an instance, that one serves all connections at the same time. Given as a class, or a factory, one is made
+    for each call. An exception counts as the method's, or the callback's, own.
     """
 
     async def invoke_method(self, invocation: HubInvocationContext, next_: NextInvocation) -> object:
@@ -95,9 +104,87 @@ class HubFilter:
         await next_(lifetime, error)
 
 
+FilterFactory: TypeAlias = HubFilter | type[HubFilter] | Callable[[], Any] | Callable[[HubCallerContext], Any]
+"""A filter; or a class of filters, or a function, that makes one for each call, in the ways of a `HubFactory`.
+
+A filter that was made and is a context manager is entered and left.
+"""
+
+
+class _MadeFilter(HubFilter):
+    """Makes a filter for each call.
+
+    Args:
+        factory: The class or function.
+
+    Raises:
+        ConfigurationError: It cannot be called without arguments or with the caller's context.
+    """
+
+    def __init__(self, factory: Callable[..., Any]) -> None:
+        self.factory = factory
+        self._dependencies = Dependencies.of(factory) if isinstance(factory, type) else None
+        self._make = None if self._dependencies is not None else per_call(factory)
+
+    @asynccontextmanager
+    async def _filter(self, hub: Hub) -> Any:
+        call = hub._hub_call  # noqa: SLF001 - the pipeline has bound it
+        async with AsyncExitStack() as resources:
+            if self._dependencies is not None:
+                if call.solved is None:
+                    call.solved = {}
+                context = caller_context(call.site)
+                made = self.factory(**await self._dependencies.solve(context, call.solved, resources))
+            elif self._make is not None:
+                made = await open_made(self._make(call), HubFilter, resources)
+            if isinstance(made, AbstractAsyncContextManager):
+                await resources.enter_async_context(made)
+            elif isinstance(made, AbstractContextManager):
+                resources.enter_context(made)
+            yield made
+
+    async def invoke_method(self, invocation: HubInvocationContext, next_: NextInvocation) -> object:
+        async with self._filter(invocation.hub) as made:
+            return await made.invoke_method(invocation, next_)
+
+    async def on_connected(self, lifetime: HubLifetimeContext, next_: NextConnected) -> None:
+        async with self._filter(lifetime.hub) as made:
+            await made.on_connected(lifetime, next_)
+
+    async def on_disconnected(
+        self, lifetime: HubLifetimeContext, error: Exception | None, next_: NextDisconnected
+    ) -> None:
+        async with self._filter(lifetime.hub) as made:
+            await made.on_disconnected(lifetime, error, next_)
+
+
+def filters_of(given: Sequence[FilterFactory]) -> tuple[HubFilter, ...]:
+    """Filters, of which those that are made for each call are made by filters of ours.
+
+    Raises:
+        ConfigurationError: Something is neither a filter nor makes one.
+    """
+    found = []
+    for each in given:
+        if isinstance(each, HubFilter):
+            found.append(each)
+        elif not isinstance(each, type) or issubclass(each, HubFilter):
+            found.append(_MadeFilter(each))
+        else:
+            raise ConfigurationError(f"A filter is a HubFilter, or a class or function that makes one, not {each!r}.")
+    return tuple(found)
+
+
 def _overriding(filters: Sequence[HubFilter], name: str) -> list[HubFilter]:
     """The filters that do something in this hook, innermost first."""
-    return [each for each in reversed(filters) if getattr(type(each), name) is not getattr(HubFilter, name)]
+    found = []
+    for each in reversed(filters):
+        kind = type(each)
+        if isinstance(each, _MadeFilter) and isinstance(each.factory, type):
+            kind = each.factory
+        if getattr(kind, name) is not getattr(HubFilter, name):
+            found.append(each)
+    return found
 
 
 def invocation_chain(filters: Sequence[HubFilter], innermost: NextInvocation) -> NextInvocation | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from hubplane.hubs.call import HubCall
 from hubplane.hubs.clients import HubCallerClients
-from hubplane.hubs.context import HubCallerContext
+from hubplane.hubs.context import HubCallerContext, caller_context
 from hubplane.hubs.groups import GroupManager
 from hubplane.hubs.methods import hub_method
 
@@ -31,11 +31,7 @@ class Hub:
     @property
     def context(self) -> HubCallerContext:
         """The connection that calls."""
-        site = self._bound().site
-        context = site.context
-        if context is None:
-            context = site.context = HubCallerContext(site.connection, site.port)
-        return context
+        return caller_context(self._bound().site)
 
     @property
     def clients(self) -> HubCallerClients:
@@ -59,6 +55,13 @@ class Hub:
         """Called once per connection, after its handshake and before any of its calls.
 
         An exception ends the connection; the client is told not to reconnect, and `on_disconnected` is not called.
+        """
+
+    async def on_authentication_refreshed(self) -> None:
+        """Called when a client that stays connected has a new login, which `context.user` is from here on.
+
+        It runs like a call of the client's, in front of those that wait. An exception is logged, nothing more. Needs
+        `TransportOptions.enable_authentication_refresh`.
         """
 
     async def on_disconnected(self, error: Exception | None) -> None:

@@ -14,7 +14,7 @@ Source: signalr-server sections 4.4 and 5.2; design.md section 3.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import FunctionType, SimpleNamespace
 from typing import (
@@ -28,6 +28,7 @@ from typing import (
 
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.authorization import Policy, PolicyMark, policies_of
+from hubplane.hubs.depends import Dependencies, Marker, find_marker
 from hubplane.hubs.threads import run_in_thread
 
 __all__ = ["HubMethod", "HubMethods", "UploadParameter", "call_in_thread", "hub_method", "is_async_function"]
@@ -78,9 +79,11 @@ class HubMethod:
         is_stream: It answers with a stream of items.
         is_plain: A call of type 1 without uploads takes a slot: neither `is_stream` nor any uploads.
         policies: Who may call it; empty for everybody.
+        dependencies: What is made for each call instead of being sent, for keyword arguments; None for nothing.
     """
 
     __slots__ = (
+        "dependencies",
         "function",
         "is_async",
         "is_plain",
@@ -102,6 +105,7 @@ class HubMethod:
         uploads: Sequence[UploadParameter],
         is_stream: bool,
         policies: Sequence[Policy] = (),
+        dependencies: Dependencies | None = None,
     ) -> None:
         self.name = name
         self.python_name = python_name
@@ -112,18 +116,20 @@ class HubMethod:
         self.is_stream = is_stream
         self.is_plain = not is_stream and not uploads
         self.policies = tuple(policies)
+        self.dependencies = dependencies
 
-    async def run(self, hub: object, arguments: Sequence[object]) -> Any:
+    async def run(self, hub: object, arguments: Sequence[object], injected: Mapping[str, Any] | None = None) -> Any:
         """Run the method and return what it returned, for a stream method its stream.
 
         A coroutine function runs on the loop; a plain function runs in a worker thread, with the caller's context
         variables, and an awaitable that it returns is awaited on the loop.
         """
+        function = self.function if injected is None else partial(self.function, **injected)
         if self.is_async:
-            return await self.function(hub, *arguments)
+            return await function(hub, *arguments)
         if self.is_stream and inspect.isasyncgenfunction(inspect.unwrap(self.function)):
-            return self.function(hub, *arguments)
-        return await call_in_thread(self.function, hub, *arguments)
+            return function(hub, *arguments)
+        return await call_in_thread(function, hub, *arguments)
 
 
 def is_async_function(function: Callable[..., Any]) -> bool:
@@ -265,9 +271,19 @@ def _inspect(hub_type: type, python_name: str, function: FunctionType, explicit_
         raise ConfigurationError(f"{where} takes no 'self'.")
     types: list[object] = []
     uploads: list[UploadParameter] = []
+    injected: dict[str, tuple[inspect.Parameter, Marker]] = {}
     for position, parameter in enumerate(parameters[1:]):
+        dependency = _dependency(parameter, function, hub_type, where)
+        if dependency is not None:
+            injected[parameter.name] = dependency
+            continue
         if not _is_sent(parameter, where):
             continue
+        if injected and parameter.kind in _POSITIONAL:
+            raise ConfigurationError(
+                f"Parameter '{parameter.name}' of {where} stands behind one with Depends. Clients send arguments by "
+                "position: put the dependencies last."
+            )
         annotation = _parameter_type(parameter, function, hub_type, where)
         if get_origin(annotation) in _UPLOADS or annotation in _UPLOADS:
             uploads.append(UploadParameter(position, (*get_args(annotation), Any)[0]))
@@ -281,6 +297,7 @@ def _inspect(hub_type: type, python_name: str, function: FunctionType, explicit_
         uploads=uploads,
         is_stream=_is_stream(signature.return_annotation, function, hub_type, where),
         policies=policies_of(hub_type, python_name),
+        dependencies=Dependencies(injected, where) if injected else None,
     )
     if uploads and not method.is_stream and not method.is_async:
         raise ConfigurationError(f"{where} reads a stream of its client, so it must be 'async def'.")
@@ -292,6 +309,26 @@ _RESOLVE_ADVICE = (
     "Arguments are bound by annotation at run time: the type must be importable from the module, "
     "outside 'if TYPE_CHECKING'."
 )
+
+
+def _dependency(
+    parameter: inspect.Parameter, function: FunctionType, hub_type: type, where: str
+) -> tuple[inspect.Parameter, Marker] | None:
+    """A parameter with FastAPI's `Depends`, its annotation resolved."""
+    annotation = parameter.annotation
+    if isinstance(annotation, str) and "Depends" not in annotation and find_marker(parameter) is None:
+        # An alias may hide it; then it must be resolved, as a sent parameter's type is anyway.
+        try:
+            annotation = _resolve(annotation, function, hub_type)
+        except Exception:  # noqa: BLE001 - told where the type is needed
+            return None
+    elif isinstance(annotation, str):
+        annotation = _parameter_type(parameter, function, hub_type, where)
+    resolved = parameter.replace(annotation=annotation)
+    marker = find_marker(resolved)
+    if marker is not None and parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        raise ConfigurationError(f"Parameter '{parameter.name}' of {where} with Depends must not be positional-only.")
+    return None if marker is None else (resolved, marker)
 
 
 def _is_sent(parameter: inspect.Parameter, where: str) -> bool:

@@ -33,4 +33,5 @@ class HubLine:
     def publish(self, channel: str, payload: bytes) -> Awaitable[int | None]:
         """Publish and say so in the log; see `Backplane.publish`."""
         redis_log.publish_to_channel(channel)
+        self.routes.published += 1
         return self.backplane.publish(channel, payload)

@@ -36,6 +36,10 @@ class BackplaneRoutes:
     """Channel to handler, a dictionary and no string parsing; a `BackplaneSink` for one backplane.
 
     Since a process has one connection to its broker, it also has one voice in the log about it.
+
+    Attributes:
+        published: Messages that its hubs have given to the backplane so far.
+        received: Messages that the backplane has brought so far.
     """
 
     def __init__(self) -> None:
@@ -43,6 +47,13 @@ class BackplaneRoutes:
         self._listeners: dict[BackplaneListener, None] = {}
         self._reached = False
         self._away = False
+        self.published = 0
+        self.received = 0
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the broker is there, as far as is known."""
+        return self._reached and not self._away
 
     def claim(self, handlers: Mapping[str, ChannelHandler]) -> None:
         """Let each handler serve its channel, all of them or none.
@@ -89,6 +100,7 @@ class BackplaneRoutes:
 
     def deliver(self, channel: str, payload: bytes) -> None:
         """A message arrived. A handler's failure is logged and harms no other message."""
+        self.received += 1
         entry = self._handlers.get(channel)
         if entry is None:
             return

@@ -101,6 +101,7 @@ def encode_negotiate_response(
     connection_token: str | None,
     transports: HttpTransportType,
     use_stateful_reconnect: bool = False,
+    token_lifetime: int | None = None,
 ) -> bytes:
     """Write the answer to a negotiate request, members in ASP.NET Core's order.
 
@@ -110,6 +111,7 @@ def encode_negotiate_response(
         connection_token: The secret key of later requests; not written in version 0.
         transports: The transports offered; leave WebSockets out where the host cannot upgrade.
         use_stateful_reconnect: Whether the client asked for it and gets it.
+        token_lifetime: Seconds that the login of the request lasts, for clients that refresh it; not in version 0.
     """
     parts = [b"{"]
     if use_stateful_reconnect:
@@ -118,7 +120,10 @@ def encode_negotiate_response(
     if version > 0:
         parts.append(b',"connectionToken":' + write_json(connection_token))
     offered = b",".join(text for transport, text in _TRANSPORTS if transport in transports)
-    parts.append(b',"availableTransports":[' + offered + b"]}")
+    parts.append(b',"availableTransports":[' + offered + b"]")
+    if token_lifetime is not None and version > 0:
+        parts.append(b',"tokenLifetimeSeconds":%d' % token_lifetime)
+    parts.append(b"}")
     return b"".join(parts)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from hubplane.backplane.base import BackplaneSink, BackplaneTraits
-from hubplane.connection.hub_connection import HubConnection
+from hubplane.connection.hub_connection import HubConnection, Refreshed
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
 from hubplane.connection.transport import CloseReason, OutboundBatch, TransportKind
@@ -189,7 +189,7 @@ class RecordedClient:
         inbox = self.connection.inbox
         while inbox:
             message = inbox.pop(0)
-            if self._on_answer is not None and not isinstance(message, HandshakeRequest):
+            if self._on_answer is not None and not isinstance(message, (HandshakeRequest, Refreshed)):
                 self._on_answer(self.connection, message)
         self.connection.inbox_empty()
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.request import ConnectionRequest
 from hubplane.connection.transport import Transport, TransportListener
 
-__all__ = ["HttpExchange", "WebSocketExchange"]
+__all__ = ["HttpExchange", "LoginRefresh", "WebSocketExchange"]
 
 
 class HttpExchange(Protocol):
@@ -72,6 +73,27 @@ class HttpExchange(Protocol):
 
     async def wait_gone(self) -> None:
         """Return when the client has gone; what is left of the body is passed over. Cancellation just stops waiting."""
+        ...
+
+
+class LoginRefresh(Protocol):
+    """Gives connections new logins; the endpoint's, handed down."""
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the hub takes new logins."""
+        ...
+
+    async def handle(self, exchange: HttpExchange) -> None:
+        """Answer a request to ``refresh``."""
+        ...
+
+    async def reauthenticate(self, connection: HubConnection, request: ConnectionRequest) -> bool:
+        """A later request takes a connection on; False when its new login was refused, which has ended it."""
+        ...
+
+    def lifetime(self, request: ConnectionRequest) -> int | None:
+        """Seconds that the login of a request lasts."""
         ...
 
 

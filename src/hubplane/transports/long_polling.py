@@ -277,7 +277,7 @@ class LongPolling:
         if poll is None:
             if now - self._idle_since > self._options.disconnect_timeout:
                 logger.debug("Connection %s was not polled any more.", self._entry.connection_id)
-                self._end()
+                self._end(timed_out=True)
         elif not poll.outcome.done():
             if now - poll.since >= self._options.poll_timeout:
                 poll.settle(_Outcome.TIMEOUT)
@@ -341,7 +341,7 @@ class LongPolling:
             if self._entry.state is EntryState.ACTIVE:
                 self._entry.state = EntryState.INACTIVE
 
-    def _end(self) -> None:
+    def _end(self, *, timed_out: bool = False) -> None:
         if self._ended:
             return
         self._ended = True
@@ -349,5 +349,5 @@ class LongPolling:
         if self._open is not None:
             self._open.settle(_Outcome.ENDED)
         self._registry.unwatch(self._entry)
-        self._registry.dispose(self._entry)
+        self._registry.dispose(self._entry, timed_out=timed_out)
         self._listener.transport_lost(None)

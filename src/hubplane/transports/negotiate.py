@@ -29,6 +29,7 @@ async def negotiate(
     minimum_version: int,
     stateful_reconnect: bool,
     ids: IdSource,
+    token_lifetime: int | None = None,
 ) -> None:
     """Answer a negotiate request: register a connection and tell its ids, or say what is wrong.
 
@@ -41,6 +42,7 @@ async def negotiate(
         minimum_version: The lowest negotiate version accepted.
         stateful_reconnect: Whether to agree to stateful reconnect when asked.
         ids: Makes the id and the token.
+        token_lifetime: Seconds that the login of the request lasts, where it may be refreshed.
     """
     try:
         asked = parse_negotiate_query(exchange.request.query, minimum_version=minimum_version)
@@ -61,5 +63,6 @@ async def negotiate(
         connection_token=token if asked.version > 0 else None,
         transports=offered,
         use_stateful_reconnect=stateful_reconnect and asked.use_stateful_reconnect,
+        token_lifetime=token_lifetime,
     )
     await exchange.respond(200, body, content_type=_JSON)

@@ -10,9 +10,10 @@ from enum import Enum
 
 from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
-from hubplane.connection.transport import TransportKind
+from hubplane.connection.transport import TransportKind, Verdict
 from hubplane.errors import LocalProtocolError
 from hubplane.options import TransportOptions
+from hubplane.telemetry.base import NO_TELEMETRY, Telemetry
 from hubplane.transports.upload import Upload
 
 __all__ = ["ConnectionEntry", "ConnectionRegistry", "EntryState", "RegistryFullError"]
@@ -41,9 +42,10 @@ class ConnectionEntry:
         kind: The transport that has claimed it; None before that.
         connection: The connection, once a transport has claimed it.
         upload: What arrives by POST; None before the first one, and for WebSockets.
+        started_at: When a transport has claimed it, in monotonic seconds; None before that, and once it is disposed of.
     """
 
-    __slots__ = ("connection", "connection_id", "created_at", "kind", "state", "token", "upload")
+    __slots__ = ("connection", "connection_id", "created_at", "kind", "started_at", "state", "token", "upload")
 
     def __init__(self, token: str, connection_id: str, *, created_at: float) -> None:
         self.token = token
@@ -53,6 +55,7 @@ class ConnectionEntry:
         self.kind: TransportKind | None = None
         self.connection: HubConnection | None = None
         self.upload: Upload | None = None
+        self.started_at: float | None = None
 
 
 class ConnectionRegistry:
@@ -66,6 +69,7 @@ class ConnectionRegistry:
         clock: For the age of entries.
         options: `disconnect_timeout` is how long an entry may stay unclaimed, in seconds.
         max_unclaimed: Entries that may be unclaimed at one time.
+        telemetry: Told about connections that a transport has claimed.
     """
 
     __slots__ = (
@@ -74,15 +78,24 @@ class ConnectionRegistry:
         "_disconnect_timeout",
         "_entries",
         "_max_unclaimed",
+        "_telemetry",
         "_unclaimed",
         "_watched",
     )
 
-    def __init__(self, clock: Clock, options: TransportOptions, *, max_unclaimed: int = 100_000) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        options: TransportOptions,
+        *,
+        max_unclaimed: int = 100_000,
+        telemetry: Telemetry = NO_TELEMETRY,
+    ) -> None:
         self._clock = clock
         self._disconnect_timeout = options.disconnect_timeout
         self._application_max_buffer_size = options.application_max_buffer_size
         self._max_unclaimed = max_unclaimed
+        self._telemetry = telemetry
         self._entries: dict[str, ConnectionEntry] = {}
         # In order of creation, so that a tick stops at the first entry that is young enough.
         self._unclaimed: dict[str, ConnectionEntry] = {}
@@ -120,9 +133,8 @@ class ConnectionRegistry:
     def add_active(self, connection_id: str, kind: TransportKind) -> ConnectionEntry:
         """Remember a connection that skipped negotiation: its id is its token, and it is claimed from the start."""
         entry = ConnectionEntry(connection_id, connection_id, created_at=self._clock.monotonic())
-        entry.state = EntryState.ACTIVE
-        entry.kind = kind
         self._entries[connection_id] = entry
+        self._start(entry, kind)
         return entry
 
     def get(self, token: str) -> ConnectionEntry | None:
@@ -132,8 +144,13 @@ class ConnectionRegistry:
     def claim(self, entry: ConnectionEntry, kind: TransportKind) -> None:
         """A transport takes an inactive entry over."""
         self._unclaimed.pop(entry.token, None)
+        self._start(entry, kind)
+
+    def _start(self, entry: ConnectionEntry, kind: TransportKind) -> None:
         entry.state = EntryState.ACTIVE
         entry.kind = kind
+        entry.started_at = self._clock.monotonic()
+        self._telemetry.connection_started(kind.name.lower())
 
     def upload_of(self, entry: ConnectionEntry) -> Upload:
         """What arrives for an entry by POST; made when it is first asked for."""
@@ -149,14 +166,30 @@ class ConnectionRegistry:
         """The end of `watch`; idempotent."""
         self._watched.pop(entry.token, None)
 
-    def dispose(self, entry: ConnectionEntry) -> None:
-        """Forget an entry; POSTs that wait are refused; idempotent."""
+    def dispose(self, entry: ConnectionEntry, *, timed_out: bool = False) -> None:
+        """Forget an entry; POSTs that wait are refused; idempotent.
+
+        Args:
+            entry: A token's connection.
+            timed_out: Its client stayed away for too long.
+        """
         entry.state = EntryState.DISPOSED
         self._unclaimed.pop(entry.token, None)
         if self._entries.get(entry.token) is entry:
             del self._entries[entry.token]
         if entry.upload is not None:
             entry.upload.end()
+        if entry.started_at is not None and entry.kind is not None:
+            started_at, entry.started_at = entry.started_at, None
+            seconds = self._clock.monotonic() - started_at
+            self._telemetry.connection_stopped(entry.kind.name.lower(), _status(entry, timed_out=timed_out), seconds)
+
+    def close(self) -> None:
+        """The server has stopped: forget all connections, also of clients that did not fetch their goodbye."""
+        for entry in self:
+            if entry.started_at is not None:
+                self.unwatch(entry)
+                self.dispose(entry)
 
     def tick(self, now: float) -> None:
         """Forget what has been unclaimed for longer than the disconnect timeout, and let watched transports look."""
@@ -169,3 +202,11 @@ class ConnectionRegistry:
             expired.append(entry)
         for entry in expired:
             self.dispose(entry)
+
+
+def _status(entry: ConnectionEntry, *, timed_out: bool) -> str:
+    """How a connection has ended, in the words of .NET's metrics."""
+    connection = entry.connection
+    if connection is not None and connection.verdict is Verdict.SHUTDOWN:
+        return "app_shutdown"
+    return "timeout" if timed_out else "normal_closure"

@@ -15,17 +15,18 @@ from hubplane.connection.transport import TransportKind
 from hubplane.errors import ConnectionClosedError
 from hubplane.ids import IdSource
 from hubplane.options import HttpTransportType, TransportOptions
-from hubplane.transports.exchange import HttpExchange, WebSocketExchange
+from hubplane.transports.exchange import HttpExchange, LoginRefresh, WebSocketExchange
 from hubplane.transports.long_polling import NO_CACHE, LongPolling, StartTask, serve_poll
 from hubplane.transports.negotiate import negotiate
 from hubplane.transports.redirect import NegotiateHook, answered_by
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 from hubplane.transports.server_sent_events import serve_events
-from hubplane.transports.websocket import serve_websocket
+from hubplane.transports.websocket import SubProtocolSelector, serve_websocket
 
 __all__ = ["TransportRouter"]
 
 _NEGOTIATE = "negotiate"
+_REFRESH = "refresh"
 
 
 class TransportRouter:
@@ -41,6 +42,8 @@ class TransportRouter:
         start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
         stateful_reconnect: Whether negotiate may agree to stateful reconnect.
         negotiate_hook: Asked before a negotiate request is answered.
+        refresh: Gives connections new logins; None where there is no such thing.
+        sub_protocol_selector: Chooses a WebSocket sub-protocol; None chooses none.
     """
 
     __slots__ = (
@@ -49,10 +52,12 @@ class TransportRouter:
         "_ids",
         "_negotiate_hook",
         "_options",
+        "_refresh",
         "_registry",
         "_serve",
         "_start_task",
         "_stateful_reconnect",
+        "_sub_protocol_selector",
     )
 
     def __init__(  # noqa: PLR0913 - the parts of a router, by name
@@ -67,6 +72,8 @@ class TransportRouter:
         start_task: StartTask,
         stateful_reconnect: bool = False,
         negotiate_hook: NegotiateHook | None = None,
+        refresh: LoginRefresh | None = None,
+        sub_protocol_selector: SubProtocolSelector | None = None,
     ) -> None:
         self._registry = registry
         self._options = options
@@ -77,13 +84,15 @@ class TransportRouter:
         self._start_task = start_task
         self._stateful_reconnect = stateful_reconnect
         self._negotiate_hook = negotiate_hook
+        self._refresh = refresh
+        self._sub_protocol_selector = sub_protocol_selector
 
     async def http(self, exchange: HttpExchange, subpath: str = "") -> None:
         """Answer one HTTP request.
 
         Args:
             exchange: The request.
-            subpath: What follows the hub's path, with or without its slash: ``negotiate`` or nothing.
+            subpath: What follows the hub's path, with or without its slash: ``negotiate``, ``refresh`` or nothing.
         """
         subpath = subpath.strip("/")
         method = exchange.request.scope["method"]
@@ -98,7 +107,10 @@ class TransportRouter:
                     minimum_version=self._options.minimum_protocol_version,
                     stateful_reconnect=self._stateful_reconnect,
                     ids=self._ids,
+                    token_lifetime=self._lifetime(exchange.request),
                 )
+        elif subpath == _REFRESH and self._refresh is not None:
+            await self._refresh.handle(exchange)
         elif subpath:
             await exchange.respond(404, content_type=None)
         elif method == "GET":
@@ -132,7 +144,12 @@ class TransportRouter:
             connect=self._connect,
             serve=self._serve,
             close_timeout=self._options.close_timeout,
+            sub_protocol_selector=self._sub_protocol_selector,
         )
+
+    def _lifetime(self, request: ConnectionRequest) -> int | None:
+        refresh = self._refresh
+        return refresh.lifetime(request) if refresh is not None and refresh.is_enabled else None
 
     async def _get(self, exchange: HttpExchange) -> None:
         wants_events = _accepts_event_stream(exchange.request)
@@ -154,7 +171,7 @@ class TransportRouter:
                 serve=self._serve,
                 close_timeout=self._options.close_timeout,
             )
-        else:
+        elif await self._may_poll(entry, exchange.request):
             await serve_poll(
                 exchange,
                 entry,
@@ -165,6 +182,15 @@ class TransportRouter:
                 serve=self._serve,
                 start_task=self._start_task,
             )
+        else:
+            body = b'{"error":"permission_change_rejected"}'
+            await exchange.respond(403, body, content_type="application/json", headers=headers)
+
+    async def _may_poll(self, entry: ConnectionEntry, request: ConnectionRequest) -> bool:
+        """A poll may bring a new login; whether the application takes it."""
+        if self._refresh is None or entry.connection is None or entry.kind is not TransportKind.LONG_POLLING:
+            return True
+        return await self._refresh.reauthenticate(entry.connection, request)
 
     async def _post(self, exchange: HttpExchange) -> None:
         entry = await self._find(exchange)
@@ -189,7 +215,7 @@ class TransportRouter:
             await exchange.respond(400, b"Cannot terminate this connection using the DELETE endpoint.")
             return
         connection.transport.delete()
-        connection.shutting_down()
+        connection.end(None, allow_reconnect=True)
         await exchange.respond(202)
 
     async def _find(self, exchange: HttpExchange, headers: tuple[tuple[str, str], ...] = ()) -> ConnectionEntry | None:

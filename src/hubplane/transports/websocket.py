@@ -5,8 +5,9 @@ Source: signalr-server sections 1.5 and 2.1.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import TypeAlias
 
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.request import ConnectionRequest
@@ -16,7 +17,10 @@ from hubplane.options import HttpTransportType
 from hubplane.transports.exchange import WebSocketExchange
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 
-__all__ = ["serve_websocket"]
+__all__ = ["SubProtocolSelector", "serve_websocket"]
+
+SubProtocolSelector: TypeAlias = Callable[[Sequence[str]], str | None]
+"""Chooses among the sub-protocols that a client offers; .NET's `WebSocketOptions.SubProtocolSelector`."""
 
 
 async def serve_websocket(
@@ -28,6 +32,7 @@ async def serve_websocket(
     connect: Callable[[ConnectionRequest, str, TransportKind], HubConnection],
     serve: Callable[[HubConnection], Awaitable[None]],
     close_timeout: float,
+    sub_protocol_selector: SubProtocolSelector | None = None,
 ) -> None:
     """Open the socket and stay until it has closed, or reject it.
 
@@ -41,6 +46,7 @@ async def serve_websocket(
         connect: Makes the connection from the request, its id and its transport.
         serve: Runs the connection's life and returns after its goodbye.
         close_timeout: Seconds to wait for the peer's Close frame.
+        sub_protocol_selector: Chooses a sub-protocol; None chooses none.
     """
     # One coroutine for all of it: its frame stays in memory as long as the connection.
     entry = _claim(exchange.request.query_value("id"), registry, offered, new_id)
@@ -51,7 +57,10 @@ async def serve_websocket(
     try:
         connection = entry.connection = connect(exchange.request, entry.connection_id, TransportKind.WEB_SOCKETS)
         try:
-            transport = await exchange.accept(partial(_attach, connection))
+            chosen = None
+            if sub_protocol_selector is not None:
+                chosen = sub_protocol_selector(exchange.request.scope.get("subprotocols") or ())
+            transport = await exchange.accept(partial(_attach, connection), subprotocol=chosen)
         except ConnectionClosedError:
             return
         if entry.upload is not None:  # a client may post before it connects, whatever it connects with

@@ -17,7 +17,7 @@ from hubplane.connection.transport import CloseReason, OutboundBatch
 from hubplane.endpoint.runner import ConnectionRunner
 from hubplane.hubs.context import HubContext
 from hubplane.hubs.dispatcher import HubDispatcher
-from hubplane.hubs.filters import AuthorizeHook, HubFilter
+from hubplane.hubs.filters import AuthorizeHook, FilterFactory
 from hubplane.hubs.hub import Hub
 from hubplane.lifetime.local import LocalHubLifetimeManager
 from hubplane.options import HubOptions, TransportOptions
@@ -151,7 +151,7 @@ class Server:
         hub_type: type[Hub],
         *,
         options: HubOptions,
-        filters: Sequence[HubFilter],
+        filters: Sequence[FilterFactory],
         authorize: AuthorizeHook | None,
         hub_factory: Callable[[], Hub] | None,
     ) -> None:
@@ -240,7 +240,7 @@ def serve() -> Callable[..., AbstractAsyncContextManager[Server]]:
     async def serving(
         hub_type: type[Hub],
         *,
-        filters: Sequence[HubFilter] = (),
+        filters: Sequence[FilterFactory] = (),
         authorize: AuthorizeHook | None = None,
         hub_factory: Callable[[], Hub] | None = None,
         **options: Any,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import Any  # a served hub, of the conftest
+from typing import Any, Self  # Any: a served hub, of the conftest
 
 import pytest
 
-from hubplane.errors import HubException
+from hubplane.errors import ConfigurationError, HubException
+from hubplane.hubs.context import HubCallerContext
 from hubplane.hubs.filters import (
     HubFilter,
     HubInvocationContext,
@@ -217,3 +218,116 @@ async def test_authorization_comes_before_the_mode(serve: Serve) -> None:
             "3": "The client attempted to invoke the non-streaming 'Add' method with a streaming invocation.",
             "4": "The client attempted to invoke the streaming 'Count' method with a non-streaming invocation.",
         }
+
+
+class Counted(HubFilter):
+    """Says when it is made, entered and left."""
+
+    made = 0
+
+    def __init__(self) -> None:
+        Counted.made += 1
+
+    async def invoke_method(self, invocation: HubInvocationContext, next_: NextInvocation) -> object:
+        EVENTS.append("counted")
+        return await next_(invocation)
+
+
+class Managed(Counted):
+    """Is closed behind each call."""
+
+    async def __aenter__(self) -> Self:
+        EVENTS.append("enter")
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        EVENTS.append(f"leave {error[0]}")
+
+
+class PlainlyManaged(Counted):
+    """The same without a loop."""
+
+    def __enter__(self) -> Self:
+        EVENTS.append("enter")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        EVENTS.append(f"leave {error[0]}")
+
+
+async def yielding() -> AsyncIterator[Counted]:
+    """Makes one and closes it."""
+    EVENTS.append("enter")
+    yield Counted()
+    EVENTS.append("leave None")
+
+
+def for_caller(context: HubCallerContext) -> Counted:
+    """Makes one for whoever calls."""
+    EVENTS.append(f"for {context.user_identifier}")
+    return Counted()
+
+
+@pytest.mark.row("B139")
+@pytest.mark.parametrize(
+    ("given", "around"),
+    [
+        (Counted, []),
+        (Managed, ["enter", "leave None"]),
+        (PlainlyManaged, ["enter", "leave None"]),
+        (yielding, ["enter", "leave None"]),
+        (for_caller, ["for ann"]),
+    ],
+)
+async def test_a_filter_given_by_type_is_made_for_each_call(serve: Serve, given: Any, around: list[str]) -> None:
+    """A class or a function makes a filter for each call, which is closed behind it."""
+    async with serve(Filtered, filters=[given]) as server:
+        client = await server.connect(user="ann")
+        EVENTS.clear()
+        Counted.made = 0
+        for _ in range(2):
+            assert (await client.invoke("Add", 1, 2))["result"] == 3
+        once = [*around[:1], "counted", "add", *around[1:]]
+        assert [*once, *once] == EVENTS
+        assert Counted.made == 2
+
+
+@pytest.mark.row("B139")
+async def test_a_made_filter_stands_around_callbacks_if_it_overrides_them(serve: Serve) -> None:
+    """A class that overrides a callback is made for it too; one that does not is not; a function always is."""
+
+    class Lifecycle(Managed):
+        async def on_connected(self, lifetime: HubLifetimeContext, next_: NextConnected) -> None:
+            EVENTS.append("connecting")
+            await next_(lifetime)
+
+        async def on_disconnected(
+            self, lifetime: HubLifetimeContext, error: Exception | None, next_: NextDisconnected
+        ) -> None:
+            EVENTS.append(f"disconnecting {error}")
+            await next_(lifetime, error)
+
+    def made() -> Managed:
+        return Managed()
+
+    async with serve(Filtered, filters=[Lifecycle, Managed, made]) as server:
+        client = await server.connect()
+        assert EVENTS == ["enter", "connecting", "enter", "hub connected", "leave None", "leave None"]
+        EVENTS.clear()
+        await client.leave()
+        assert EVENTS == ["enter", "disconnecting None", "enter", "hub disconnected", "leave None", "leave None"]
+
+
+async def test_what_makes_no_filter_is_refused(serve: Serve) -> None:
+    """A mistake is named at the start where it can be seen, else in the failed call."""
+    for wrong in (Filtered, 7, "filter"):
+        with pytest.raises(ConfigurationError, match=r"filter|factory"):
+            async with serve(Filtered, filters=[wrong]):
+                pass
+    with pytest.raises(ConfigurationError, match="Noting wants name"):
+        async with serve(Filtered, filters=[Noting]):
+            pass
+    async with serve(Filtered, filters=[lambda: 7], enable_detailed_errors=True) as server:
+        client = server.open()
+        await client.gone()
+        assert "which is no filter" in client.received()[-1]["error"]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from hubplane.errors import HubException
+from hubplane.errors import ConfigurationError, HubException
+from hubplane.hubs.context import HubCallerContext
 from hubplane.hubs.hub import Hub
 
 Serve = Callable[..., AbstractAsyncContextManager[Any]]
@@ -151,6 +152,25 @@ async def test_a_factory_that_fails_while_closing_fails_the_call(serve: Serve) -
         client.stream("Count")
         *_, last = await client.receive_many(3)
         assert last["error"].endswith("HubException: not committed")
+
+
+async def test_a_factory_may_know_the_caller(serve: Serve) -> None:
+    """A function with one argument is given the caller's context, also when it yields."""
+
+    async def for_caller(context: HubCallerContext, prefix: str = "for") -> AsyncIterator[NeedyHub]:
+        yield NeedyHub(f"{prefix} {context.user_identifier}")
+
+    async with serve(NeedyHub, hub_factory=for_caller) as server:
+        client = await server.connect(user="ann")
+        assert (await client.invoke("Use"))["result"] == "for ann"
+
+
+@pytest.mark.parametrize("factory", [NeedyHub, None, lambda one, two: (one, two), "factory"])
+async def test_a_factory_that_wants_more_is_refused(serve: Serve, factory: Any) -> None:
+    """Nobody can give what a constructor wants without Depends, or a second argument: that is said at the start."""
+    with pytest.raises(ConfigurationError, match=r"wants session|wants one, two|A factory is"):
+        async with serve(NeedyHub, hub_factory=factory):
+            pass
 
 
 async def test_a_factory_that_makes_no_hub_fails_the_call(serve: Serve) -> None:

@@ -123,3 +123,19 @@ def test_away_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
         (2, logging.INFO, "Connected to Redis."),
         (8, logging.INFO, "Connection to Redis restored."),
     ]
+
+
+def test_what_there_is_to_watch() -> None:
+    """What arrives is counted, whether anybody serves it or not, and whether the broker is there is known."""
+    routes = BackplaneRoutes()
+    assert not routes.is_connected
+    routes.add("a", ignore, "A")
+    routes.deliver("a", b"1")
+    routes.deliver("b", b"2")
+    assert routes.received == 2
+    routes.answered()
+    assert routes.is_connected
+    routes.lost(BackplaneUnavailableError("reset"))
+    assert not routes.is_connected
+    routes.restored(gap=False)
+    assert routes.is_connected

@@ -6,6 +6,7 @@ import pytest
 
 from hubplane.connection.transport import TransportKind
 from hubplane.options import TransportOptions
+from hubplane.telemetry.base import Telemetry
 from hubplane.testing.fakes import FakeClock
 from hubplane.transports.registry import ConnectionRegistry, EntryState, RegistryFullError
 
@@ -92,3 +93,40 @@ def test_disposing_an_old_entry_keeps_its_successor(registry: ConnectionRegistry
     new = registry.add("token", "2")
     registry.dispose(old)
     assert registry.get("token") is new
+
+
+class Heard(Telemetry):
+    def __init__(self) -> None:
+        self.log: list[tuple[object, ...]] = []
+
+    def connection_started(self, transport: str) -> None:
+        self.log.append((transport,))
+
+    def connection_stopped(self, transport: str, status: str, seconds: float) -> None:
+        self.log.append((transport, status, seconds))
+
+
+@pytest.mark.row("B154")
+def test_connections_are_told_from_claim_to_end(clock: FakeClock) -> None:
+    """Each claimed connection is told once when it starts and once when it ends; one merely negotiated, never."""
+    heard = Heard()
+    registry = ConnectionRegistry(clock, TransportOptions(), telemetry=heard)
+    registry.add("unclaimed", "1")
+    polled = registry.add("polled", "2")
+    clock.advance(3)
+    registry.claim(polled, TransportKind.LONG_POLLING)
+    direct = registry.add_active("3", TransportKind.WEB_SOCKETS)
+    clock.advance(2)
+    registry.dispose(polled, timed_out=True)
+    registry.dispose(polled)
+    clock.advance(1)
+    registry.watch(direct, lambda _: None)
+    registry.close()
+    registry.close()
+    assert [entry.token for entry in registry] == ["unclaimed"]
+    assert heard.log == [
+        ("long_polling",),
+        ("web_sockets",),
+        ("long_polling", "timeout", 2.0),
+        ("web_sockets", "normal_closure", 3.0),
+    ]

@@ -1,0 +1,1 @@
+"""Who hears what happens. Start with `base`; `open_telemetry` is the one room that knows OpenTelemetry."""
