@@ -402,6 +402,54 @@ async def test_cluster_is_recognised() -> None:
         assert report.verdict == "ok"
 
 
+def join_cluster(servers: list[RedisServer], buses: list[int]) -> None:
+    """Make one Cluster of servers that know nothing of each other, with the slots shared out."""
+    first = servers[0]
+    for number, (server, bus) in enumerate(zip(servers, buses, strict=True)):
+        first.command("CLUSTER", "MEET", server.host, server.port, bus)
+        size = 16_384 // len(servers)
+        last = 16_383 if server is servers[-1] else (number + 1) * size - 1
+        server.command("CLUSTER", "ADDSLOTSRANGE", number * size, last)
+
+
+def is_in_order(server: RedisServer) -> bool:
+    """Whether a server sees a Cluster of two, with all slots."""
+    told = bytes(server.command("CLUSTER", "INFO")).split()  # type: ignore[arg-type]
+    return b"cluster_state:ok" in told and b"cluster_known_nodes:2" in told
+
+
+async def test_messages_cross_the_bus_of_a_cluster() -> None:
+    """In a Cluster a message goes from each other primary to the first; nodes on all of them are counted together."""
+    buses = [closed_port(), closed_port()]
+    kinds = [["--cluster-enabled", "yes", "--cluster-port", str(bus)] for bus in buses]
+    with RedisServer(kind="redis", arguments=kinds[0]) as one, RedisServer(kind="redis", arguments=kinds[1]) as two:
+        join_cluster([one, two], buses)
+        async with asyncio.timeout(20):
+            for server in (one, two):
+                while not await asyncio.to_thread(is_in_order, server):  # noqa: ASYNC110 - polled
+                    await asyncio.sleep(0.05)
+        nodes = [RedisBackplane(parse(server.configuration)) for server in (one, two)]
+        async with nodes[0].run(RecordingSink()), nodes[1].run(RecordingSink()):
+            for number, node in enumerate(nodes):
+                await node.subscribe(["Chat:all", "Chat:internal:groups", f"Chat:internal:ack:web_{number}"])
+            report = await look(parse(one.configuration))
+        assert report.verdict == "ok"
+        assert found(report, "topology").text == "A Cluster of 2 primaries, in order."
+        paths: Any = found(report, "loop-back").data["paths"]
+        assert [path["kind"] for path in paths[7:]] == [f"messages from 127.0.0.1:{two.port} to 127.0.0.1:{one.port}"]
+        assert all(path["works"] for path in paths)
+        hubs: Any = found(report, "nodes").data["hubs"]
+        assert [(hub["nodes"], hub["deaf"], hub["names"]) for hub in hubs] == [(2, 0, ["web_0", "web_1"])]
+
+
+async def test_server_without_room_for_a_second_connection() -> None:
+    """Where the last free connection is ours, that is the reason given: a node needs two."""
+    with RedisServer(kind="redis", arguments=["--maxclients", "1"]) as server:
+        report = await look(parse(server.configuration))
+    assert report.verdict == "failed"
+    assert "see maxclients" in report.findings[-1].advice
+
+
 # -- TLS --------------------------------------------------------------------------------------------------------------
 
 

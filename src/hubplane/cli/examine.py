@@ -81,7 +81,11 @@ class Examination:
                 if probe is not None:
                     await self._ask(probe, await self._primaries(probe, stack))
         except BackplaneUnavailableError as error:
-            add(Finding("reachable", "failed", f"{error}", "It went away, or froze, while it was asked."))
+            advice = "It went away, or froze, while it was asked."
+            if str(error).startswith("Cannot connect"):
+                # One connection was there; how the server words its refusal is a matter of who hangs up first.
+                advice = "One connection was possible and a second one not; a node needs two: see maxclients."
+            add(Finding("reachable", "failed", str(error), advice))
         return self._report
 
     # -- reaching it ---------------------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ class Examination:
         add(judge_server(info))
         add(await self._topology(probe, info, len(primaries)))
         add(self._tls(probe))
-        await self._try(probe)
+        await self._try(probe, primaries[1:])
         add(judge_round_trips(await probe.round_trips(_ROUND_TRIPS)))
         hubs = await self._census(primaries)
         prefix = self._options.channel_prefix
@@ -212,8 +216,8 @@ class Examination:
         add(judge_memory(info, settings))
         add(judge_clock(await probe.skew()))
 
-    async def _try(self, probe: Probe) -> None:
-        """Do what a node does."""
+    async def _try(self, probe: Probe, others: list[Probe]) -> None:
+        """Do what a node does; in a Cluster also from each other primary to the first."""
         token = self._ids.connection_id()
         names = list(self._hubs or [_UNKNOWN_HUB])
         paths = [
@@ -222,6 +226,10 @@ class Examination:
             for kind, channel, payload in private_channels(name, token, real=self._hubs is not None)
         ]
         results = await probe.loop_back(paths)
+        for other in others:
+            here, there = probe.connection.endpoint, other.connection.endpoint
+            across = LoopPath(f"messages from {there} to {here}", f"{paths[1].channel}@{there}", f"{there}".encode())
+            results += await other.loop_back([across], at=here)
         counted = await probe.counts([self._options.channel_prefix + paths[0].channel])
         user = await probe.ask("ACL", "WHOAMI")
         told = user.decode() if isinstance(user, bytes) else self._options.user or "default"

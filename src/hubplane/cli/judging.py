@@ -115,7 +115,7 @@ def judge_loops(results: Sequence[LoopResult]) -> Finding:
         return Finding("loop-back", "failed", f"Messages do not come back: {told}.", data=data)
     slowest = max((result.seconds for result in results if result.seconds is not None), default=0.0)
     tried = sum(result.path.payload is not None for result in results)
-    text = f"A message on each of {tried} kinds of channels came back, the slowest after {_milliseconds(slowest)}."
+    text = f"A message on each of {tried} channels came back, the slowest after {_milliseconds(slowest)}."
     if quiet := [result.path.kind for result in results if result.path.payload is None]:
         text += f" Only subscribed, because the fleet hears them: {_some(quiet)}."
     return Finding("loop-back", "ok", text, data=data)

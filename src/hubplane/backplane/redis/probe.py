@@ -197,13 +197,17 @@ class Probe:
             found.update((name.decode(), int(count)) for name, count in _pairs_of(reply))
         return found
 
-    async def loop_back(self, paths: Iterable[LoopPath]) -> list[LoopResult]:
+    async def loop_back(self, paths: Iterable[LoopPath], *, at: Endpoint | None = None) -> list[LoopResult]:
         """Subscribe each path on a second connection, publish on this one, and wait for the message.
+
+        Args:
+            paths: One after the other.
+            at: Where the second connection goes: another node of a Cluster; the same server by default.
 
         Raises:
             BackplaneUnavailableError: There is no second connection, or one of the two was lost.
         """
-        other = await open_connection(self.connection.endpoint, self._options)
+        other = await open_connection(at or self.connection.endpoint, self._options)
         try:
             ear = _Ear(other, self._options)
             return [await self._loop(path, ear) for path in paths]
