@@ -55,7 +55,11 @@ class HubOptions:
         maximum_parallel_invocations_per_client: Plain calls of one client that may run at the same time.
         maximum_streams_per_client: Calls of one client with streams, in either direction, that may run at the same
             time; further ones fail (hubplane's own: the original has no limit).
-        stateful_reconnect_buffer_size: Bytes kept for replay per connection with stateful reconnect.
+        stateful_reconnect_buffer_size: Bytes kept for replay, framing included, above which awaiting senders to a
+            connection with stateful reconnect wait until its client acknowledges some. Nobody else waits: what is
+            written without waiting, as by a broadcast, is kept up to `TransportOptions.outbound_buffer_limit`, above
+            which the client is disconnected at once. So is, after 5 s, a client that has a socket and acknowledges
+            nothing while more than this is kept (the original lets all senders wait).
         given: The names of the options that were passed; the others may come from the app's, the environment, the file.
 
     Raises:
@@ -117,6 +121,8 @@ class TransportOptions:
             (.NET's `LongPolling.PollTimeout`).
         close_on_authentication_expiration: End a connection when the login of its latest request expires; the client
             may reconnect with a new one.
+        allow_stateful_reconnects: Whether clients that ask for stateful reconnect get it, over WebSockets: a connection
+            whose socket breaks off waits `disconnect_timeout` seconds for the client's next one, and nothing is lost.
         allowed_origins: Origins, such as ``https://app.example``, whose pages may open WebSockets here besides pages
             of this host; ``*`` for all. Empty (hubplane's own default): others are refused only when the request
             carries cookies or another login that browsers send by themselves. Else every other origin is refused.
@@ -138,6 +144,7 @@ class TransportOptions:
     close_timeout: float = 5.0
     poll_timeout: float = 90.0
     close_on_authentication_expiration: bool = False
+    allow_stateful_reconnects: bool = False
     allowed_origins: tuple[str, ...] = ()
     given: frozenset[str] = field(init=False, repr=False, compare=False)
 

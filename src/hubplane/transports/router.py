@@ -6,6 +6,7 @@ Source: signalr-server sections 1.1 and 1.5.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any  # what a coroutine yields and is sent is the event loop's matter
 
 from hubplane.clock import Clock
@@ -20,6 +21,7 @@ from hubplane.transports.long_polling import NO_CACHE, LongPolling, StartTask, s
 from hubplane.transports.negotiate import negotiate
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 from hubplane.transports.server_sent_events import serve_events
+from hubplane.transports.stateful import StatefulHub, serve_stateful
 from hubplane.transports.websocket import serve_websocket
 
 __all__ = ["TransportRouter"]
@@ -38,10 +40,10 @@ class TransportRouter:
         ids: Makes ids and tokens.
         clock: For the transports' own time limits.
         start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
-        stateful_reconnect: Whether negotiate may agree to stateful reconnect.
+        stateful: Serves clients with stateful reconnect; None to agree to none.
     """
 
-    __slots__ = ("_clock", "_connect", "_ids", "_options", "_registry", "_serve", "_start_task", "_stateful_reconnect")
+    __slots__ = ("_clock", "_connect", "_ids", "_options", "_registry", "_serve", "_serve_stateful", "_start_task")
 
     def __init__(
         self,
@@ -53,7 +55,7 @@ class TransportRouter:
         ids: IdSource,
         clock: Clock,
         start_task: StartTask,
-        stateful_reconnect: bool = False,
+        stateful: StatefulHub | None = None,
     ) -> None:
         self._registry = registry
         self._options = options
@@ -62,7 +64,16 @@ class TransportRouter:
         self._ids = ids
         self._clock = clock
         self._start_task = start_task
-        self._stateful_reconnect = stateful_reconnect
+        self._serve_stateful: Callable[[WebSocketExchange, ConnectionEntry], Awaitable[None]] | None = None
+        if stateful is not None:
+            self._serve_stateful = partial(
+                serve_stateful,
+                registry=registry,
+                hub=stateful,
+                serve=serve,
+                start_task=start_task,
+                close_timeout=options.close_timeout,
+            )
 
     async def http(self, exchange: HttpExchange, subpath: str = "") -> None:
         """Answer one HTTP request.
@@ -80,7 +91,7 @@ class TransportRouter:
                     self._registry,
                     offered=self._options.transports,
                     minimum_version=self._options.minimum_protocol_version,
-                    stateful_reconnect=self._stateful_reconnect,
+                    stateful_reconnect=self._serve_stateful is not None,
                     ids=self._ids,
                 )
             else:
@@ -118,6 +129,7 @@ class TransportRouter:
             connect=self._connect,
             serve=self._serve,
             close_timeout=self._options.close_timeout,
+            serve_stateful=self._serve_stateful,
         )
 
     async def _get(self, exchange: HttpExchange) -> None:

@@ -1,0 +1,134 @@
+"""The rules of WebSockets with stateful reconnect: a connection that one socket after the other serves.
+
+No request lives as long as the connection: its life is a task of the endpoint, and each request stays only as long as
+its socket. A socket that was replaced is closed there, in good order or after `close_timeout`, and delays nobody.
+
+Source: signalr-server sections 1.5 and 6.5.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+from hubplane.connection.hub_connection import HubConnection
+from hubplane.connection.request import ConnectionRequest
+from hubplane.connection.stateful import ClientSocket, StatefulConnection
+from hubplane.connection.transport import TransportKind, TransportListener, WebSocketTransport
+from hubplane.errors import ConnectionClosedError
+from hubplane.transports.exchange import WebSocketExchange
+from hubplane.transports.long_polling import StartTask
+from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry
+
+__all__ = ["StatefulHub", "serve_stateful"]
+
+logger = logging.getLogger(__name__)
+
+
+class StatefulHub(Protocol):
+    """What a hub with stateful reconnect offers its transports."""
+
+    def connect_stateful(self, request: ConnectionRequest, connection_id: str) -> StatefulConnection:
+        """Make the connection for a client that has reached us."""
+        ...
+
+    def may_resume(self, connection: StatefulConnection, request: ConnectionRequest) -> bool:
+        """Whether `request` comes from the user that the connection belongs to."""
+        ...
+
+    def expires_at(self, request: ConnectionRequest) -> float | None:
+        """When the login of `request` ends its connection, in monotonic seconds; None for never."""
+        ...
+
+
+async def serve_stateful(
+    exchange: WebSocketExchange,
+    entry: ConnectionEntry,
+    *,
+    registry: ConnectionRegistry,
+    hub: StatefulHub,
+    serve: Callable[[HubConnection], Awaitable[None]],
+    start_task: StartTask,
+    close_timeout: float,
+) -> None:
+    """Open a socket for a connection, its first or its next, and stay until it has closed; or reject it.
+
+    Cancellation cuts the socket, and with it the connection.
+
+    Args:
+        exchange: The upgrade request.
+        entry: The connection it names, which no other transport has claimed.
+        registry: Where that is.
+        hub: Makes the connection, and knows who may come back to it.
+        serve: Runs the connection's life and returns after its goodbye.
+        start_task: Starts that life.
+        close_timeout: Seconds to wait for the peer's Close frame.
+    """
+    request = exchange.request
+    connection = entry.connection
+    if connection is None:
+        registry.claim(entry, TransportKind.WEB_SOCKETS)
+        try:
+            connection = entry.connection = hub.connect_stateful(request, entry.connection_id)
+            socket = await _open(exchange, connection)
+            if socket is not None:
+                start_task(_live(connection, entry, registry, serve), "connection")
+        except BaseException:
+            registry.dispose(entry)
+            raise
+        if socket is None:
+            registry.dispose(entry)
+            return
+        if entry.upload is not None:  # a client may post before it connects, whatever it connects with
+            entry.upload.attach(connection)
+    else:
+        if not isinstance(connection, StatefulConnection) or not connection.can_resume:
+            # Served without the feature, or at its end. Where only the hub's goodbye is left, nothing conflicts.
+            is_gone = connection.closed and (connection.lost or connection.transport is None)
+            await exchange.reject(204 if is_gone else 409, b"")
+            return
+        if not hub.may_resume(connection, request):
+            logger.warning("A socket of another user was refused.", extra={"connection_id": entry.connection_id})
+            await exchange.reject(403, b"")
+            return
+        socket = await _open(exchange, connection)
+        if socket is None:
+            return
+        connection.resume(socket, request)
+        connection.expires_at = hub.expires_at(request)
+    try:
+        await socket.over
+        await exchange.finish(close_timeout)
+    finally:
+        socket.transport.abort()
+
+
+async def _open(exchange: WebSocketExchange, connection: StatefulConnection) -> ClientSocket | None:
+    opened: list[ClientSocket] = []
+
+    def take(transport: WebSocketTransport) -> TransportListener:
+        opened.append(connection.take(transport))
+        return opened[0]
+
+    try:
+        await exchange.accept(take)
+    except ConnectionClosedError:
+        return None
+    return opened[0]
+
+
+async def _live(
+    connection: StatefulConnection,
+    entry: ConnectionEntry,
+    registry: ConnectionRegistry,
+    serve: Callable[[HubConnection], Awaitable[None]],
+) -> None:
+    try:
+        await serve(connection)
+    except BaseException:
+        if connection.transport is not None:
+            connection.transport.abort()
+        raise
+    finally:
+        registry.dispose(entry)
