@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any  # what clients send through Echo and Broadcast
 from urllib.parse import parse_qs
 
-from hubplane import Hub, HubApp, HubException, HubOptions
+from hubplane import Hub, HubApp, HubException, HubOptions, TransportOptions
 
 MESSAGE = "ReceiveMessage"
 NODE = os.environ.get("NODE", "hubplane")
@@ -152,7 +152,10 @@ class Bearer:
         return token.removeprefix("user:") if token.startswith("user:") else ""
 
 
-hubs = HubApp(options=HubOptions(enable_detailed_errors=bool(os.environ.get("DETAILED_ERRORS"))))
+hubs = HubApp(
+    options=HubOptions(enable_detailed_errors=bool(os.environ.get("DETAILED_ERRORS"))),
+    transport_options=TransportOptions(allow_stateful_reconnects=True),
+)
 hubs.add_hub("/chat", ChatHub, hub_name="Interop.ChatHub")
 hubs.add_hub("/strict", StrictHub, hub_name="Interop.StrictHub")
 
