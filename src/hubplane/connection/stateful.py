@@ -13,100 +13,20 @@ import logging
 
 from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
-from hubplane.connection.outbound import Cork, OutboundBuffer
+from hubplane.connection.outbound import Cork
+from hubplane.connection.replay_buffer import ReplayBuffer
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import CloseReason, Transport, TransportKind, WebSocketTransport
+from hubplane.connection.transport import CloseReason, TransportKind, WebSocketTransport
 from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.messages import Ack, Sequence_
-from hubplane.protocol.replay import ReplayLog, StatefulSession
+from hubplane.protocol.replay import StatefulSession
 
-__all__ = ["ClientSocket", "ReplayBuffer", "StatefulConnection"]
+__all__ = ["ClientSocket", "StatefulConnection"]
 
 logger = logging.getLogger(__name__)
 
 STALL_LIMIT = 5.0
 """Seconds that a client may leave the buffer over its limit without acknowledging anything (signalr-server 6.4)."""
-
-
-class ReplayBuffer(OutboundBuffer):
-    """An outbound buffer that also keeps what it has sent, for replay.
-
-    Writing never waits. Above `replay_limit` bytes kept, senders that can wait are asked to, until less is kept; above
-    the limit of every outbound buffer the client is disconnected at once.
-
-    Attributes:
-        counting: Messages are counted from now on.
-        is_over_limit: More than `replay_limit` was kept, and it has not been undercut since.
-    """
-
-    __slots__ = ("_log", "_replay_limit", "counting", "is_over_limit")
-
-    def __init__(self, cork: Cork, limit: int, connection: StatefulConnection, replay_limit: int) -> None:
-        super().__init__(cork, limit, connection.overflow)
-        self._log: ReplayLog = connection.session.log
-        self._replay_limit = replay_limit
-        self.counting = False
-        self.is_over_limit = False
-
-    def append(self, payload: bytes) -> None:
-        """Count and queue a message that only this connection gets."""
-        if self._keep(payload):
-            super().append(payload)
-
-    def append_shared(self, payload: bytes) -> None:
-        """Count and queue a message that other connections get too, as the same object."""
-        if self._keep(payload):
-            super().append_shared(payload)
-
-    def append_uncounted(self, payload: bytes) -> None:
-        """Queue a message that is not counted; without a socket it is dropped."""
-        if self.transport is not None:
-            super().append_shared(payload)
-
-    def _keep(self, payload: bytes) -> bool:
-        """Keep a message for replay; False when it is not to be queued, because there is no socket."""
-        if self.counting:
-            log = self._log
-            log.add(payload)
-            if log.size > self._limit:
-                self._overflow()
-                return False
-            if log.size > self._replay_limit:
-                self.is_over_limit = self.blocked = True
-        return self.transport is not None
-
-    def settle(self) -> bool:
-        """Something was acknowledged, or the socket has changed: whether senders may go on."""
-        if self.is_over_limit and self._log.size < self._replay_limit:
-            self.is_over_limit = False
-        self.blocked = self.is_over_limit or (self.held and self.transport is not None)
-        return not self.blocked
-
-    def unblock(self) -> None:
-        """The peer takes bytes again."""
-        super().unblock()
-        self.blocked = self.is_over_limit
-
-    def clear(self) -> None:
-        """Drop everything, for good."""
-        super().clear()
-        self._log.clear()
-
-    def detach(self) -> None:
-        """The socket is gone: what waited for it is kept for replay, or worth nothing."""
-        self.transport = None
-        self.held = True
-        super().clear()
-        self.settle()
-
-    def resume(self, transport: Transport, sequence: bytes) -> None:
-        """Send everything that is kept on a new socket, behind `sequence`, in one write."""
-        self.transport = transport
-        self._pending = [sequence, *self._log.messages()]
-        self._private = True
-        self.size = len(sequence) + self._log.size
-        self.held = False
-        self.flush()
 
 
 class ClientSocket:
@@ -206,7 +126,11 @@ class StatefulConnection(HubConnection):
 
     def _make_outbound(self, cork: Cork) -> ReplayBuffer:
         return ReplayBuffer(
-            cork, self._options.outbound_buffer_limit, self, self._hub_options.stateful_reconnect_buffer_size
+            cork,
+            self._options.outbound_buffer_limit,
+            self._overflow,
+            log=self.session.log,
+            replay_limit=self._hub_options.stateful_reconnect_buffer_size,
         )
 
     @property
@@ -239,24 +163,31 @@ class StatefulConnection(HubConnection):
         if not self.outbound.counting:
             self.attach(transport)
             return socket
+        took_nothing = self.outbound.held
         self._detach()
         if before is not None:
             logger.debug("A new socket takes over from one that is still open.", extra=self._log_extra(None))
-            before.transport.close(CloseReason.NORMAL)
+            if took_nothing:
+                before.transport.abort()  # no Close frame would get through what waits there
+            else:
+                before.transport.close(CloseReason.NORMAL)
             before.leave()
         return socket
 
-    def resume(self, socket: ClientSocket, request: ConnectionRequest) -> None:
+    def resume(self, socket: ClientSocket, request: ConnectionRequest, *, expires_at: float | None) -> None:
         """The new socket is open: replay, then go on, unless another one or the end was quicker.
 
         Args:
             socket: From `take`.
             request: Its request, which is the connection's from now on.
+            expires_at: When its login expires, as in `HubConnection`.
         """
-        if self.socket is not socket or self.closed:
+        if self.socket is not socket:
             socket.transport.close(CloseReason.NORMAL)
             return
+        # What the client sent in the meantime may have ended the connection; then the goodbye still follows here.
         self.request = request
+        self.expires_at = expires_at
         self.transport = transport = socket.transport
         self.handshake_done()
         if self._reading_paused:
@@ -314,10 +245,6 @@ class StatefulConnection(HubConnection):
         super().close_transport(reason)
         if self.socket is not None:
             self.socket.leave()
-
-    def overflow(self) -> None:
-        """More waits for the client than any client may make the server keep."""
-        self._overflow()
 
     # -- time ---------------------------------------------------------------------------------------------------
 

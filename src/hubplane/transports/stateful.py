@@ -95,8 +95,7 @@ async def serve_stateful(
         socket = await _open(exchange, connection)
         if socket is None:
             return
-        connection.resume(socket, request)
-        connection.expires_at = hub.expires_at(request)
+        connection.resume(socket, request, expires_at=hub.expires_at(request))
     try:
         await socket.over
         await exchange.finish(close_timeout)

@@ -144,6 +144,11 @@ class Socket:
         assert self.listener is not None
         self.listener.data_received(data)
 
+    def take_no_more(self) -> None:
+        """The client stops reading, as the edge notices."""
+        assert self.listener is not None
+        self.listener.pause_writing()
+
     def send(self, *messages: dict[str, Any]) -> None:
         """Send messages."""
         self.raw(b"".join(json.dumps(message).encode() + RS for message in messages))
@@ -456,6 +461,17 @@ async def test_sequence_too_high(detailed: bool) -> None:
         assert running.log[-1] == ("gone", TEXT_OF_SEQUENCE_ERROR)
 
 
+@pytest.mark.row("B146")
+async def test_sequence_too_high_in_the_first_moment() -> None:
+    """Also bytes that end the connection as early as the socket opens are answered behind Sequence, by a Close."""
+    async with node() as running:
+        token, socket = await running.client()
+        socket.cut()
+        again = await running.open(token, b'{"type":9,"sequenceId":7}\x1e')
+        assert [message["type"] for message in again.messages] == [9, 7]
+        assert again.transport.closed is CloseReason.NORMAL
+
+
 @pytest.mark.row("B147")
 async def test_taking_over_from_a_socket_that_is_still_open() -> None:
     """A new socket takes over at once, whatever becomes of the old one, which is closed with 1000 in the background."""
@@ -479,6 +495,61 @@ async def test_taking_over_from_a_socket_that_is_still_open() -> None:
         new.call("Echo", "c")
         await running.settle()
         assert running.log == ["connected", "a", "b", "c"]
+
+
+@pytest.mark.row("B147")
+async def test_taking_over_from_a_socket_that_takes_nothing() -> None:
+    """An old socket that takes no bytes is dropped at once instead, with all that waits in it."""
+    async with node() as running:
+        token, old = await running.client()
+        old.take_no_more()
+        new = await reconnected(running, token)
+        assert old.transport.aborted
+        assert old.finishing is not None
+        new.call("Echo", "x", invocation_id="0")
+        await running.settle()
+        assert new.messages[-1]["result"] == "x"
+
+
+@pytest.mark.row("B144")
+async def test_a_long_replay() -> None:
+    """Much that is sent again leaves in several writes of whole messages, no faster than the new socket takes them."""
+    async with node() as running:
+        token, socket = await running.client()
+        socket.cut()
+        for number in range(300):
+            await running.endpoint.context.clients.all.send("M", number, "x" * 1_000)
+        again = await running.open(token, held=True)
+        again.transport.on_send = again.take_no_more
+        again.opening.set()
+        await running.settle()
+        assert again.listener is not None
+        for count in range(1, 6):
+            assert len(again.transport.batches) == count
+            assert all(batch.payload.endswith(RS) for batch in again.transport.batches)
+            again.listener.resume_writing()
+            await running.settle()
+        assert max(len(batch.payload) for batch in again.transport.batches) < 67_000
+        await running.endpoint.context.clients.all.send("M", 300, "")
+        again.listener.resume_writing()
+        await running.settle()
+        assert [message["arguments"][0] for message in again.messages[1:]] == list(range(301))
+
+
+async def test_the_goodbye_stands_behind_everything() -> None:
+    """A Close message leaves behind all that is still to be sent again, even if the socket takes nothing just then."""
+    async with node() as running:
+        token, socket = await running.client()
+        socket.cut()
+        for number in range(300):
+            await running.endpoint.context.clients.all.send("M", number, "x" * 1_000)
+        again = await running.open(token, held=True)
+        again.transport.on_send = again.take_no_more
+        again.opening.set()
+        await running.settle()
+        running.connection().abort()
+        await running.settle()
+        assert [message["type"] for message in again.messages] == [9, *[1] * 300, 7]
 
 
 @pytest.mark.row("B147")
@@ -573,8 +644,7 @@ async def test_a_slow_socket_that_breaks() -> None:
     """What waited for a socket that took nothing arrives on the next one, once."""
     async with node() as running:
         token, socket = await running.client()
-        assert socket.listener is not None
-        socket.listener.pause_writing()
+        socket.take_no_more()
         await running.endpoint.context.clients.all.send("M", 1)
         await running.settle()
         assert socket.messages == []
@@ -728,8 +798,7 @@ async def test_a_socket_that_takes_nothing_is_final() -> None:
     """A client that takes no bytes for longer than the send timeout is cut, and cannot come back."""
     async with node() as running:
         token, socket = await running.client()
-        assert socket.listener is not None
-        socket.listener.pause_writing()
+        socket.take_no_more()
         await running.endpoint.context.clients.all.send("M", 1)
         await running.seconds(12)
         assert socket.transport.aborted
