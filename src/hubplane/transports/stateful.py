@@ -19,7 +19,7 @@ from hubplane.connection.transport import TransportKind, TransportListener, WebS
 from hubplane.errors import ConnectionClosedError
 from hubplane.transports.exchange import WebSocketExchange
 from hubplane.transports.long_polling import StartTask
-from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry
+from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 
 __all__ = ["StatefulHub", "serve_stateful"]
 
@@ -101,6 +101,8 @@ async def serve_stateful(
         await exchange.finish(close_timeout)
     finally:
         socket.transport.abort()
+        if entry.state is EntryState.DISPOSED and connection.socket in {socket, None}:
+            registry.dispose(entry)
 
 
 async def _open(exchange: WebSocketExchange, connection: StatefulConnection) -> ClientSocket | None:
@@ -130,4 +132,7 @@ async def _live(
             connection.transport.abort()
         raise
     finally:
-        registry.dispose(entry)
+        entry.state = EntryState.DISPOSED
+        if connection.socket is None:
+            registry.dispose(entry)
+        # Else the request of the socket does it, at the end of the closing handshake.

@@ -75,6 +75,20 @@ class StatefulHub(Hub):
         return a + b
 
 
+class EdgeTransport(RecordingTransport):
+    """A transport whose end is told."""
+
+    def __init__(self, ended: Callable[[], None]) -> None:
+        super().__init__()
+        self._ended = ended
+
+    def abort(self) -> None:
+        """Drop the peer."""
+        if not self.aborted:
+            super().abort()
+            asyncio.get_running_loop().call_soon(self._ended)
+
+
 class Socket:
     """One WebSocket of a client, from its request on: the edge and the client behind it.
 
@@ -91,7 +105,7 @@ class Socket:
             {"type": "websocket", "path": "/hub", "headers": [], "query_string": query.encode(), **scope}
         )
         self.rejected: int | None = None
-        self.transport = RecordingTransport()
+        self.transport = EdgeTransport(self.close)
         self.finishing: float | None = None
         self.early = early
         self.opening = asyncio.Event()
@@ -123,9 +137,10 @@ class Socket:
 
     def _end(self, *, torn: bool) -> None:
         assert self.listener is not None
-        self.transport.torn = torn
-        self.listener.transport_lost(None)
-        self._closed.set()
+        if not self._closed.is_set():
+            self._closed.set()
+            self.transport.torn = torn
+            self.listener.transport_lost(None)
 
     # -- the client --
 

@@ -517,7 +517,7 @@ async def test_a_close_message_is_final() -> None:
 @pytest.mark.row("B148")
 @pytest.mark.parametrize("is_away", [False, True])
 async def test_an_abort_is_final(is_away: bool) -> None:
-    """After an abort a new socket is refused: 409 (without a socket 204) while the hub says goodbye, 404 afterwards."""
+    """After an abort a new socket is refused: 409, without a socket 204, until all has ended, and 404 afterwards."""
     async with node() as running:
         token, socket = await running.client()
         if is_away:
@@ -529,12 +529,14 @@ async def test_an_abort_is_final(is_away: bool) -> None:
         assert (await running.open(token)).rejected == (204 if is_away else 409)
         running.farewell.set()
         await running.settle()
-        assert (await running.open(token)).rejected == 404
         if not is_away:
             assert socket.transport.closed is CloseReason.NORMAL
             assert socket.finishing == TransportOptions().close_timeout
+            assert (await running.open(token)).rejected == 409
             socket.close()
         await socket.task
+        assert (await running.open(token)).rejected == 404
+        assert len(running.endpoint.registry) == 0
 
 
 @pytest.mark.row("B148")
@@ -644,6 +646,8 @@ async def test_a_client_that_never_acknowledges(caplog: pytest.LogCaptureFixture
         assert "acknowledges nothing: over 1000 bytes are kept for it" in caplog.text
         assert ("gone", None) in running.log
         assert not running.endpoint.connections()
+        socket.close()
+        await socket.task
         assert (await running.open(token)).rejected == 404
 
 
