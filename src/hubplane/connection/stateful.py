@@ -229,6 +229,7 @@ class StatefulConnection(HubConnection):
         super().data_received(data)
         if self.outbound.blocked:
             self._wake_unblocked()
+            self._read_on()
 
     def resume_writing(self) -> None:
         """The peer takes bytes again."""
@@ -240,9 +241,17 @@ class StatefulConnection(HubConnection):
         if self.outbound.settle():
             self._wake_drain()
 
+    def _read_on(self) -> None:
+        # Calls that wait for acknowledgements hold the reading up, and the acknowledgements stand behind calls.
+        if self._reading_paused and self.outbound.is_over_limit and self._unread < self._options.outbound_buffer_limit:
+            self._reading_paused = False
+            if self.transport is not None:
+                self.transport.resume_reading()
+
     def close_transport(self, reason: CloseReason) -> None:
         """Begin to close the socket, if there is one, behind everything written."""
         super().close_transport(reason)
+        self.session.log.clear()
         if self.socket is not None:
             self.socket.leave()
 
@@ -259,6 +268,7 @@ class StatefulConnection(HubConnection):
             super().tick(now)
             if not self.closed and outbound.transport is not None:
                 self._acknowledge()
+                self._read_on()
                 self._judge(now)
 
     def _tick_away(self, now: float) -> None:

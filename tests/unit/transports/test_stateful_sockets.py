@@ -652,6 +652,26 @@ async def test_a_client_that_never_acknowledges(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.row("B150")
+async def test_acknowledgements_behind_a_pile_of_calls() -> None:
+    """A client that makes many calls at once, and acknowledges behind them, is read on until that is found."""
+    options = HubOptions(stateful_reconnect_buffer_size=5_000)
+    async with node(options=options, application_max_buffer_size=1_000) as running:
+        _, socket = await running.client()
+        calls = list(range(200))
+        for _ in range(20):
+            while calls and socket.transport.reading:
+                socket.call("Echo", "x" * 100, invocation_id=str(calls.pop(0)))
+                await asyncio.sleep(0)
+            if not calls and socket.transport.reading:
+                answers = [message for message in socket.messages if message["type"] == 3]
+                socket.send({"type": 8, "sequenceId": len(answers)})
+            await running.seconds(1)
+        answered = [message["invocationId"] for message in socket.messages if message["type"] == 3]
+        assert answered == [str(number) for number in range(200)]
+        assert ("gone", None) not in running.log
+
+
+@pytest.mark.row("B150")
 async def test_progress_is_enough() -> None:
     """A client that acknowledges slowly, but does, stays, however long it is over the limit."""
     async with node(options=HubOptions(stateful_reconnect_buffer_size=1_000)) as running:
