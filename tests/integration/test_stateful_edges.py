@@ -332,6 +332,29 @@ async def test_messagepack(server: Server, client: Client) -> None:
 
 
 @pytest.mark.row("B141")
+async def test_off_by_default(edge: Edge) -> None:
+    """Unless an option allows it nobody is promised anything; with the option set for one hub, only there."""
+    hubs = HubApp()
+    hubs.add_hub("/plain", type("PlainHub", (BreakHub,), {"gone": []}))
+    hubs.add_hub(
+        "/hub",
+        type("ThisHub", (BreakHub,), {"gone": []}),
+        transport_options=TransportOptions(allow_stateful_reconnects=True),
+    )
+    with serving(hubs, edge) as server:
+        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+            for path, promised in (("/plain", None), ("/hub", True)):
+                answer = await http.post(f"{path}/negotiate?negotiateVersion=1&useStatefulReconnect=true")
+                assert answer.json().get("useStatefulReconnect") is promised
+                token = answer.json()["connectionToken"]
+                async with RawWebSocket.opened(server.port, f"{path}?id={token}") as socket:
+                    socket.write_frame(TEXT, HANDSHAKE)
+                    assert await socket.read_json() == {}
+                    async with RawWebSocket.opened(server.port, f"{path}?id={token}") as second:
+                        assert second.status == (101 if promised else 409)
+
+
+@pytest.mark.row("B141")
 async def test_other_transports_do_without(server: Server, client: Client) -> None:
     """A client that negotiated it and then uses Server-Sent Events is served without it."""
     async with (

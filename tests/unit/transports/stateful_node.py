@@ -34,8 +34,11 @@ class StatefulHub(Hub):
     log: list[object]
     gate: asyncio.Event
     farewell: asyncio.Event
+    slow_start: asyncio.Event | None = None
 
     async def on_connected(self) -> None:
+        if self.slow_start is not None:
+            await self.slow_start.wait()
         self.log.append("connected")
         await self.groups.add(self.context.connection_id, "everybody")
 
@@ -70,6 +73,9 @@ class StatefulHub(Hub):
         answer = await self.clients.caller.invoke("Question", result=str, timeout=100)
         self.log.append(answer)
         return answer
+
+    async def total(self, numbers: AsyncIterator[int]) -> list[int]:
+        return [number async for number in numbers]
 
     async def add(self, a: int, b: int) -> int:
         return a + b
@@ -185,6 +191,7 @@ class Node:
     def __init__(self, endpoint: HubEndpoint, clock: FakeClock, hub_type: type[StatefulHub]) -> None:
         self.endpoint = endpoint
         self.clock = clock
+        self.hub_type = hub_type
         self.log = hub_type.log
         self.gate = hub_type.gate
         self.farewell = hub_type.farewell

@@ -371,6 +371,45 @@ async def test_a_stream_goes_on() -> None:
         assert items == list(range(200))
 
 
+@pytest.mark.row("B143", "B144")
+async def test_a_clients_stream_goes_on() -> None:
+    """A client's stream that breaks off, and is sent again from its beginning, arrives whole, once and in order."""
+    async with node() as running:
+        token, socket = await running.client()
+        sent: list[dict[str, object]] = [
+            {"type": 1, "invocationId": "0", "target": "Total", "arguments": [], "streamIds": ["u"]},
+            *({"type": 2, "invocationId": "u", "item": number} for number in range(50)),
+            {"type": 3, "invocationId": "u"},
+        ]
+        for reached in (10, 25, 40):
+            socket.send(*sent[:reached])
+            await running.settle()
+            socket.cut()
+            socket = await reconnected(running, token)
+            socket.send({"type": 9, "sequenceId": 1})
+        socket.send(*sent)
+        await running.settle()
+        assert socket.messages[-1] == {"type": 3, "invocationId": "0", "result": list(range(50))}
+
+
+@pytest.mark.row("B143")
+async def test_connected_only_once() -> None:
+    """A socket that breaks while `on_connected` is running changes nothing: calls wait for it, and it runs once."""
+    async with node() as running:
+        running.hub_type.slow_start = asyncio.Event()
+        token = running.negotiate()
+        socket = await running.open(token)
+        socket.send({"protocol": "json", "version": 2}, {"type": 1, "target": "Echo", "arguments": ["x"]})
+        await running.settle()
+        socket.cut()
+        again = await reconnected(running, token)
+        assert running.log == []
+        running.hub_type.slow_start.set()
+        await running.settle()
+        assert running.log == ["connected", "x"]
+        again.close()
+
+
 @pytest.mark.row("B143")
 async def test_a_question_waits_for_the_client() -> None:
     """A client that is asked while it is away gets the question with its next socket, and its answer is taken."""
