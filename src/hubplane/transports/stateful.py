@@ -67,21 +67,18 @@ async def serve_stateful(
     """
     request = exchange.request
     connection = entry.connection
+    is_first = connection is None
     if connection is None:
         registry.claim(entry, TransportKind.WEB_SOCKETS)
         try:
             connection = entry.connection = hub.connect_stateful(request, entry.connection_id)
             socket = await _open(exchange, connection)
-            if socket is not None:
-                start_task(_live(connection, entry, registry, serve), "connection")
         except BaseException:
             registry.dispose(entry)
             raise
         if socket is None:
             registry.dispose(entry)
             return
-        if entry.upload is not None:  # a client may post before it connects, whatever it connects with
-            entry.upload.attach(connection)
     else:
         if not isinstance(connection, StatefulConnection) or not connection.can_resume:
             # Served without the feature, or at its end. Where only the hub's goodbye is left, nothing conflicts.
@@ -95,14 +92,33 @@ async def serve_stateful(
         socket = await _open(exchange, connection)
         if socket is None:
             return
-        connection.resume(socket, request, expires_at=hub.expires_at(request))
     try:
+        if is_first:
+            _begin(connection, entry, registry, serve, start_task)
+        else:
+            connection.resume(socket, request, expires_at=hub.expires_at(request))
         await socket.over
         await exchange.finish(close_timeout)
     finally:
         socket.transport.abort()
         if entry.state is EntryState.DISPOSED and connection.socket in {socket, None}:
             registry.dispose(entry)
+
+
+def _begin(
+    connection: StatefulConnection,
+    entry: ConnectionEntry,
+    registry: ConnectionRegistry,
+    serve: Callable[[HubConnection], Awaitable[None]],
+    start_task: StartTask,
+) -> None:
+    try:
+        start_task(_live(connection, entry, registry, serve), "connection")
+    except BaseException:
+        registry.dispose(entry)
+        raise
+    if entry.upload is not None:  # a client may post before it connects, whatever it connects with
+        entry.upload.attach(connection)
 
 
 async def _open(exchange: WebSocketExchange, connection: StatefulConnection) -> ClientSocket | None:
