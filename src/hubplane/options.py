@@ -55,7 +55,11 @@ class HubOptions:
         maximum_parallel_invocations_per_client: Plain calls of one client that may run at the same time.
         maximum_streams_per_client: Calls of one client with streams, in either direction, that may run at the same
             time; further ones fail (hubplane's own: the original has no limit).
-        stateful_reconnect_buffer_size: Bytes kept for replay per connection with stateful reconnect.
+        stateful_reconnect_buffer_size: Bytes kept for replay, framing included, above which awaiting senders to a
+            connection with stateful reconnect wait until its client acknowledges some. Nobody else waits: what is
+            written without waiting, as by a broadcast, is kept up to `TransportOptions.outbound_buffer_limit`, above
+            which the client is disconnected at once. So is, after 5 s, a client that has a socket and acknowledges
+            nothing while more than this is kept (the original lets all senders wait).
         given: The names of the options that were passed; the others may come from the app's, the environment, the file.
 
     Raises:
@@ -119,6 +123,8 @@ class TransportOptions:
             may reconnect with a new one.
         enable_authentication_refresh: Take new logins for clients that stay connected, by ``POST {hub}/refresh`` and
             with polls; negotiate tells how long a login lasts. As previewed for .NET 11.
+        allow_stateful_reconnects: Whether clients that ask for stateful reconnect get it, over WebSockets: a connection
+            whose socket breaks off waits `disconnect_timeout` seconds for the client's next one, and nothing is lost.
         allowed_origins: Origins, such as ``https://app.example``, whose pages may open WebSockets here besides pages
             of this host; ``*`` for all. Empty (hubplane's own default): others are refused only when the request
             carries cookies or another login that browsers send by themselves. Else every other origin is refused.
@@ -141,6 +147,7 @@ class TransportOptions:
     poll_timeout: float = 90.0
     close_on_authentication_expiration: bool = False
     enable_authentication_refresh: bool = False
+    allow_stateful_reconnects: bool = False
     allowed_origins: tuple[str, ...] = ()
     given: frozenset[str] = field(init=False, repr=False, compare=False)
 

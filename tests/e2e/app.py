@@ -21,6 +21,7 @@ from hubplane import (
     HubException,
     HubOptions,
     NegotiateRedirect,
+    TransportOptions,
 )
 
 MESSAGE = "ReceiveMessage"
@@ -219,7 +220,10 @@ class Bearer:
         return token.removeprefix("user:") if token.startswith("user:") else ""
 
 
-hubs = HubApp(options=HubOptions(enable_detailed_errors=bool(os.environ.get("DETAILED_ERRORS"))))
+hubs = HubApp(
+    options=HubOptions(enable_detailed_errors=bool(os.environ.get("DETAILED_ERRORS"))),
+    transport_options=TransportOptions(allow_stateful_reconnects=True),
+)
 hubs.add_hub("/chat", ChatHub, hub_name="Interop.ChatHub")
 hubs.add_hub("/strict", StrictHub, hub_name="Interop.StrictHub")
 hubs.add_hub("/door", DoorHub, negotiate=door)

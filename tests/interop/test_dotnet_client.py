@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
+from tests.e2e.breaks import BreakingProxy
 from tests.e2e.nodes import HubNode
 from tests.interop.dotnet import AspNetNode, DotnetClient, DotnetError
 
@@ -108,3 +109,39 @@ def test_dotnet_client_without_a_token_is_refused(connect: Connect, ours: HubNod
     with pytest.raises(DotnetError, match="401"):
         connect(f"{ours.url}/strict")
     assert connect(f"{ours.url}/strict", user="ann").invoke("WhoAmI")["userId"] == "ann"
+
+
+@pytest.mark.row("B143", "B147", "B153", "R45")
+@both_protocols
+@pytest.mark.parametrize("how", ["reset", "half_open"])
+def test_dotnet_client_loses_its_socket(
+    connect: Connect, ours: HubNode, theirs: AspNetNode, protocol: str, how: str
+) -> None:
+    """With stateful reconnect a .NET client loses its socket again and again, and no call, item or message."""
+    rounds = 40
+    with BreakingProxy(int(ours.url.rsplit(":", 1)[1])) as proxy:
+        client = connect(f"{proxy.url}/chat", protocol, user="net", options=("--stateful",))
+        far = connect(theirs.chat, protocol)
+        group = f"stateful {protocol} {how}"
+        client.invoke("Join", group)
+        client.tell(cmd="stream", id="stream", method="Counter", args=[200, 5], itemType="int")
+        for number in range(rounds):
+            assert client.invoke("Add", number, 1, resultType="int") == number + 1
+            client.tell(cmd="send", id=f"send {number}", method="SendToCaller", args=["self", str(number)])
+            far.invoke("SendToGroup", group, "far", str(number))
+            if number % 8 == 3:
+                getattr(proxy, how)()
+        assert proxy.breaks >= 5
+        end = client.take(lambda e: e["event"] == "stream_end" and e["id"] == "stream", 30.0)
+        assert end is not None
+        assert not end["error"]
+        items = [e["value"] for e in client.events if e["event"] == "stream_item" and e["id"] == "stream"]
+        assert items == list(range(200))
+        told = [client.message() for _ in range(2 * rounds)]
+        for source in ("self", "far"):
+            heard = [message[1] for message in told if message is not None and message[0] == source]
+            assert heard == [str(number) for number in range(rounds)]
+        assert client.invoke("WhoAmI")["connectionId"] == client.connection_id
+        assert client.message(timeout=0) is None
+        assert client.event("reconnecting", timeout=0) is None
+        client.leave()

@@ -14,7 +14,7 @@ import pytest
 from hubplane.asgi.app import HubApp
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import Transport, TransportListener
+from hubplane.connection.transport import TransportListener, WebSocketTransport
 from hubplane.endpoint.endpoint import HubEndpoint
 from hubplane.errors import ConnectionClosedError
 from hubplane.hubs.hub import Hub
@@ -92,8 +92,8 @@ class Socket:
         raise AssertionError(status)
 
     async def accept(
-        self, connect: Callable[[Transport], TransportListener], *, subprotocol: str | None = None
-    ) -> Transport:
+        self, connect: Callable[[WebSocketTransport], TransportListener], *, subprotocol: str | None = None
+    ) -> WebSocketTransport:
         self.subprotocol = subprotocol
         connect(self.transport).data_received(b"nonsense\x1e")
         return self.transport

@@ -20,7 +20,13 @@ from typing import Any, Protocol  # ASGI messages hold what servers and middlewa
 
 from hubplane.asgi.http import Receive, Scope, Send
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import CloseReason, OutboundBatch, Transport, TransportKind, TransportListener
+from hubplane.connection.transport import (
+    CloseReason,
+    OutboundBatch,
+    TransportKind,
+    TransportListener,
+    WebSocketTransport,
+)
 from hubplane.errors import ConnectionClosedError
 from hubplane.supervisor import Supervisor
 from hubplane.transports.exchange import WebSocketExchange
@@ -89,8 +95,8 @@ class AsgiWebSocketExchange:
             await self._send({"type": "websocket.close", "code": 1000})
 
     async def accept(
-        self, connect: Callable[[Transport], TransportListener], *, subprotocol: str | None = None
-    ) -> Transport:
+        self, connect: Callable[[WebSocketTransport], TransportListener], *, subprotocol: str | None = None
+    ) -> WebSocketTransport:
         """Complete the upgrade; data goes to the listener that `connect` returns.
 
         Raises:
@@ -123,7 +129,11 @@ class AsgiWebSocketExchange:
 
 
 class AsgiWebSocketTransport:
-    """`Transport` over ASGI's awaitables."""
+    """`Transport` over ASGI's awaitables.
+
+    Attributes:
+        torn: See `WebSocketTransport`.
+    """
 
     __slots__ = (
         "_binary",
@@ -139,9 +149,12 @@ class AsgiWebSocketTransport:
         "_tasks",
         "_unpaused",
         "_wake",
+        "torn",
     )
 
-    def __init__(self, receive: Receive, send: Send, connect: Callable[[Transport], TransportListener]) -> None:
+    def __init__(
+        self, receive: Receive, send: Send, connect: Callable[[WebSocketTransport], TransportListener]
+    ) -> None:
         self._receive = receive
         self._send = send
         self._binary = False
@@ -154,6 +167,7 @@ class AsgiWebSocketTransport:
         self._wake: asyncio.Future[None] | None = None
         self._unpaused: asyncio.Future[None] | None = None
         self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self.torn = False
         self._listener = connect(self)
 
     def start(self, supervisor: Supervisor) -> None:
@@ -223,6 +237,7 @@ class AsgiWebSocketTransport:
                     await self._unpaused
                 message = await self._receive()
                 if message["type"] != "websocket.receive":
+                    self.torn = self._close_code is None and _broke_off(message)
                     return
                 data = message.get("bytes")
                 if data is None:
@@ -230,6 +245,7 @@ class AsgiWebSocketTransport:
                 if data and self._close_code is None:
                     self._listener.data_received(data)
         except _GONE:
+            self.torn = self._close_code is None
             logger.debug("The server lost the client while receiving.", exc_info=True)
         finally:
             self._end()
@@ -246,6 +262,7 @@ class AsgiWebSocketTransport:
                     self._wake = asyncio.get_running_loop().create_future()
                     await self._wake
         except _GONE:
+            self.torn = self._close_code is None
             logger.debug("The server lost the client while sending.", exc_info=True)
         finally:
             self._end()
@@ -288,3 +305,13 @@ class AsgiWebSocketTransport:
         if self._end_waiter is not None and not self._end_waiter.done():
             self._end_waiter.set_result(None)
         self._listener.transport_lost(None)
+
+
+def _broke_off(message: Mapping[str, Any]) -> bool:
+    """Whether a "websocket.disconnect" means that no Close frame came.
+
+    That is code 1006. uvicorn also says 1005, which stands for a frame without a code; but where there was a frame it
+    gives its reason, however empty.
+    """
+    code = message.get("code", 1005)
+    return code == 1006 or (code == 1005 and message.get("reason") is None)

@@ -110,7 +110,8 @@ class HubConnection:
         self.session = session
         self.user_identifier: str | None = None
         self.inbox: list[HandshakeRequest | HubMessage | Refreshed] = []
-        self.outbound = OutboundBuffer(cork, options.outbound_buffer_limit, self._overflow)
+        self._options = options
+        self.outbound = self._make_outbound(cork)
         self.transport: Transport | None = None
         self.protocol_name = ""
         self.on_input: Callable[[], None] | None = None
@@ -125,7 +126,6 @@ class HubConnection:
         self.expires_at: float | None = None
         self.unsettled = False
         self.verdict: Verdict | None = None
-        self._options = options
         self._items: dict[Any, Any] | None = None
         self._unread = 0
         self._reading_paused = False
@@ -133,6 +133,9 @@ class HubConnection:
         self._drain_waiters: list[asyncio.Future[None]] = []
         self._end_waiter: asyncio.Future[None] | None = None
         self._abort_callbacks: dict[Callable[[], None], None] | None = None
+
+    def _make_outbound(self, cork: Cork) -> OutboundBuffer:
+        return OutboundBuffer(cork, self._options.outbound_buffer_limit, self._overflow)
 
     # -- what hub code sees -------------------------------------------------------------------------------------
 
@@ -159,6 +162,11 @@ class HubConnection:
     def transport_kind(self) -> TransportKind | None:
         """The transport in use, None while there is none."""
         return self.transport.kind if self.transport is not None else None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it ended because a client that might have come back did not."""
+        return False
 
     def abort(self) -> None:
         """End the connection: a Close message without reconnect, and nothing written after it (row B128)."""
@@ -365,7 +373,7 @@ class HubConnection:
     def write_last(self, payload: bytes) -> None:
         """Write the final message behind everything pending; it leaves at once, if the peer takes it."""
         if not self.lost:
-            self.outbound.append(payload)
+            self.outbound.append_uncounted(payload)
             self.outbound.flush_all()
 
     def close_transport(self, reason: CloseReason) -> None:
@@ -386,7 +394,7 @@ class HubConnection:
         outbound = self.outbound
         # Polls keep a connection alive without pings (row B55); its transport watches whether they come.
         polled = self._is_polled()
-        if outbound.blocked and not polled:
+        if outbound.held and not polled:
             if self._blocked_since is None:
                 self._blocked_since = now
             elif now - self._blocked_since > self._options.transport_send_timeout:
@@ -400,8 +408,8 @@ class HubConnection:
         except (ClientTimeoutError, HandshakeError) as error:
             self._decide(Verdict.SILENT, error)
             return
-        if ping and not polled and not outbound.blocked:
-            outbound.append_shared(ping_bytes(self.protocol))
+        if ping and not polled and not outbound.held:
+            outbound.append_uncounted(ping_bytes(self.protocol))
 
     def handshake_done(self) -> None:
         """The handshake has chosen a protocol: frame accordingly."""

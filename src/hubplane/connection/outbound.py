@@ -73,12 +73,30 @@ class OutboundBuffer:
         cork: Shared by the connections of a process.
         limit: Bytes that may wait. Above it `on_overflow` is called once and everything pending is dropped.
         on_overflow: The verdict on a peer that does not read: it disconnects that peer.
+
+    Attributes:
+        transport: Where the messages go; None while there is none.
+        held: The transport takes nothing at the moment.
+        blocked: Senders that can wait should: the transport takes nothing, or too much was sent already.
+        size: Bytes that wait to leave.
     """
 
-    __slots__ = ("_cork", "_dirty", "_limit", "_on_overflow", "_pending", "_private", "blocked", "size", "transport")
+    __slots__ = (
+        "_cork",
+        "_dirty",
+        "_limit",
+        "_on_overflow",
+        "_pending",
+        "_private",
+        "blocked",
+        "held",
+        "size",
+        "transport",
+    )
 
     def __init__(self, cork: Cork, limit: int, on_overflow: Callable[[], None]) -> None:
         self.transport: Transport | None = None
+        self.held = False
         self.blocked = False
         self.size = 0
         self._cork = cork
@@ -94,7 +112,7 @@ class OutboundBuffer:
         self._pending.append(payload)
         self.size += len(payload)
         # The same as in append_shared: a call more for every answer is worth a repetition.
-        if not self._dirty and not self.blocked:
+        if not self._dirty and not self.held:
             self._dirty = True
             self._cork.add(self)
         elif self.size > self._limit:
@@ -104,11 +122,14 @@ class OutboundBuffer:
         """Queue a message that other connections get too, as the same object."""
         self._pending.append(payload)
         self.size += len(payload)
-        if not self._dirty and not self.blocked:
+        if not self._dirty and not self.held:
             self._dirty = True
             self._cork.add_shared(self)
         elif self.size > self._limit:
             self._overflow()
+
+    # What stateful reconnect does not count: the hub's pings, and the last message.
+    append_uncounted = append_shared
 
     def _overflow(self) -> None:
         self.clear()
@@ -121,7 +142,7 @@ class OutboundBuffer:
         self._private = False
 
     def flush(self, batches: dict[bytes | tuple[bytes, ...], OutboundBatch] | None = None) -> None:
-        """Hand everything pending to the transport, unless it is blocked.
+        """Hand everything pending to the transport, unless that takes nothing.
 
         Args:
             batches: The batches already made in this flush, to share among buffers with the same content.
@@ -129,7 +150,7 @@ class OutboundBuffer:
         self._dirty = False
         pending = self._pending
         transport = self.transport
-        if not pending or self.blocked or transport is None:
+        if not pending or self.held or transport is None:
             return
         self._pending = []
         self.size = 0
@@ -147,16 +168,16 @@ class OutboundBuffer:
 
     def flush_all(self) -> None:
         """Hand everything over even if the peer does not take it now: the connection is about to close."""
-        self.blocked = False
+        self.held = self.blocked = False
         self.flush()
 
     def block(self) -> None:
         """The peer does not take bytes: keep what is pending until `unblock`."""
-        self.blocked = True
+        self.held = self.blocked = True
 
     def unblock(self) -> None:
         """The peer takes bytes again."""
-        self.blocked = False
+        self.held = self.blocked = False
         if self._pending and not self._dirty:
             self._dirty = True
             self._cork.add(self)

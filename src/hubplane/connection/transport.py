@@ -8,7 +8,15 @@ from __future__ import annotations
 from enum import Enum
 from typing import Protocol
 
-__all__ = ["CloseReason", "OutboundBatch", "Transport", "TransportKind", "TransportListener", "Verdict"]
+__all__ = [
+    "CloseReason",
+    "OutboundBatch",
+    "Transport",
+    "TransportKind",
+    "TransportListener",
+    "Verdict",
+    "WebSocketTransport",
+]
 
 
 class TransportKind(Enum):
@@ -83,6 +91,18 @@ class Transport(Protocol):
 
     def abort(self) -> None:
         """Drop the peer at once, without a closing handshake; idempotent."""
+        ...
+
+
+class WebSocketTransport(Transport, Protocol):
+    """A transport that can break off."""
+
+    @property
+    def torn(self) -> bool:
+        """Whether it ended without a word: no Close frame came or went, no rule was broken, and nobody cut it here.
+
+        To be read once the listener knows the end. Only then may a client with stateful reconnect come back.
+        """
         ...
 
 

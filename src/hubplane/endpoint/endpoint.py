@@ -16,6 +16,7 @@ from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
+from hubplane.connection.stateful import StatefulConnection
 from hubplane.connection.transport import TransportKind, Verdict
 from hubplane.endpoint.gate import Gate
 from hubplane.endpoint.refresh import AuthenticationRefresh, RefreshHook
@@ -31,6 +32,7 @@ from hubplane.ids import IdSource
 from hubplane.lifetime.base import HubLifetimeManager
 from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
+from hubplane.protocol.replay import StatefulSession
 from hubplane.protocol.session import HubSession
 from hubplane.supervisor import Supervisor
 from hubplane.telemetry.base import DROPPED_CONNECTIONS, NO_TELEMETRY, Telemetry
@@ -210,6 +212,7 @@ class HubEndpoint:
             negotiate_hook=settings.negotiate,
             refresh=self.refresh,
             sub_protocol_selector=settings.sub_protocol_selector,
+            stateful=self if settings.transport_options.allow_stateful_reconnects else None,
         )
 
     @asynccontextmanager
@@ -269,6 +272,38 @@ class HubEndpoint:
         )
         connection.expires_at = self.gate.expires_at(request)
         return connection
+
+    def connect_stateful(self, request: ConnectionRequest, connection_id: str) -> StatefulConnection:
+        """Make the connection for a client that was promised stateful reconnect."""
+        connection = StatefulConnection(
+            connection_id,
+            request=request,
+            session=StatefulSession(
+                self._protocols, self._options, now=self._clock.monotonic(), transfer_formats=_FORMATS
+            ),
+            cork=self._cork,
+            options=self._transport_options,
+            hub_options=self._options,
+            clock=self._clock,
+        )
+        connection.expires_at = self.gate.expires_at(request)
+        return connection
+
+    async def may_resume(self, connection: StatefulConnection, request: ConnectionRequest) -> bool:
+        """Whether `request` comes from the user that the connection belongs to, with a login that counts.
+
+        Exceptions of the application's user id provider, and of its refresh hook, come out.
+        """
+        if self._user_id(self.connect(request, connection.connection_id)) != connection.user_identifier:
+            return False
+        if not await self.refresh.reauthenticate(connection, request):
+            return False
+        self.refresh.keep_newest(connection, request)
+        return True
+
+    def expires_at(self, request: ConnectionRequest) -> float | None:
+        """When the login of `request` ends its connection, in monotonic seconds; None for never."""
+        return self.gate.expires_at(request)
 
     async def serve(self, connection: HubConnection) -> None:
         """Run a connection from its handshake until its transport is closing."""

@@ -144,6 +144,12 @@ class AuthenticationRefresh:
             connection.transport.abort()
         return False
 
+    def keep_newest(self, connection: HubConnection, request: ConnectionRequest) -> None:
+        """Let `request`, which takes the connection on, go on with the connection's login if its own is older."""
+        latest = self._latest.get(connection)
+        if latest is not None and self._is_stale(connection, request.user):
+            request.authenticated_as(latest)
+
     def lifetime(self, request: ConnectionRequest) -> int | None:
         """For how many seconds the login of a request will last; None when it lasts for ever, or not any more."""
         moment = expiry(request.user)

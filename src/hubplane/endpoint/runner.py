@@ -147,8 +147,10 @@ class ConnectionRunner:
             return False
         connection.inbox.pop(0)
         connection.user_identifier = self._user_id(connection)
-        connection.handshake_done()
+        # It leaves at the end of the turn, framed as the protocol demands; with stateful reconnect counting begins
+        # behind it.
         connection.write(HANDSHAKE_SUCCESS)
+        connection.handshake_done()
         return True
 
     def _tells_detail(self, failure: HandshakeError | Exception) -> bool:

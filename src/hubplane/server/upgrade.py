@@ -162,4 +162,6 @@ def rejected_head(status: int, fields: bytes, content_type: str | None, length: 
     phrase = HTTPStatus(status).phrase.encode("ascii")
     if content_type is not None:
         fields += b"content-type: %b\r\n" % content_type.encode("latin-1")
-    return b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\nconnection: close\r\n\r\n" % (status, phrase, fields, length)
+    if status != HTTPStatus.NO_CONTENT:  # which has none (RFC 9110 section 8.6)
+        fields += b"content-length: %d\r\n" % length
+    return b"HTTP/1.1 %d %b\r\n%bconnection: close\r\n\r\n" % (status, phrase, fields)

@@ -22,7 +22,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from uvicorn.server import ServerState
 
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import Transport, TransportListener
+from hubplane.connection.transport import TransportListener, WebSocketTransport
 from hubplane.errors import ConnectionClosedError, LocalProtocolError
 from hubplane.server.upgrade import Upgrade, accepted_head, parse_upgrade, rejected_head
 from hubplane.server.websocket import FastWebSocket
@@ -167,8 +167,8 @@ class HubWebSocketProtocol(asyncio.Protocol):
         self._answer(status, body, content_type)
 
     async def accept(
-        self, connect: Callable[[Transport], TransportListener], *, subprotocol: str | None = None
-    ) -> Transport:
+        self, connect: Callable[[WebSocketTransport], TransportListener], *, subprotocol: str | None = None
+    ) -> WebSocketTransport:
         """Complete the upgrade and switch the socket to the hub connection; data goes to what `connect` returns.
 
         Raises:

@@ -10,7 +10,13 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from hubplane.connection.transport import CloseReason, OutboundBatch, Transport, TransportKind, TransportListener
+from hubplane.connection.transport import (
+    CloseReason,
+    OutboundBatch,
+    TransportKind,
+    TransportListener,
+    WebSocketTransport,
+)
 from hubplane.errors import RemoteProtocolError
 from hubplane.server.frames import FrameReader, binary_frame, close_frame, pong_frame, text_frame
 
@@ -38,6 +44,9 @@ class FastWebSocket(asyncio.Protocol):
         transport: The accepted socket, its protocol about to become this one.
         connect: Gets this transport, returns who listens to it.
         connections: The server's open connections; this one is in it until the socket has closed.
+
+    Attributes:
+        torn: See `WebSocketTransport`.
     """
 
     __slots__ = (
@@ -51,12 +60,13 @@ class FastWebSocket(asyncio.Protocol):
         "_told",
         "_transport",
         "_waiter",
+        "torn",
     )
 
     def __init__(
         self,
         transport: asyncio.Transport,
-        connect: Callable[[Transport], TransportListener],
+        connect: Callable[[WebSocketTransport], TransportListener],
         connections: set[Stoppable],
     ) -> None:
         self._transport: asyncio.Transport | None = transport
@@ -68,6 +78,7 @@ class FastWebSocket(asyncio.Protocol):
         self._reading_paused = False
         self._told = False  # the listener knows the end
         self._waiter: asyncio.Future[None] | None = None
+        self.torn = False
         self._listener = connect(self)
         connections.add(self)
 
@@ -101,6 +112,7 @@ class FastWebSocket(asyncio.Protocol):
         """The socket has closed. That the network failed is no error of the application (row B37)."""
         self._connections.discard(self)
         self._transport = None
+        self.torn = not self._closing
         self._closing = True
         self._tell(None)
         if self._waiter is not None and not self._waiter.done():

@@ -30,6 +30,7 @@ class RecordingTransport:
         aborted: Whether it was aborted.
         reading: Whether it delivers data.
         on_send: Called after each batch.
+        torn: What a stateful connection is told of its end.
     """
 
     def __init__(self, kind: TransportKind = TransportKind.WEB_SOCKETS) -> None:
@@ -40,6 +41,7 @@ class RecordingTransport:
         self.aborted = False
         self.reading = True
         self.on_send: Callable[[], None] | None = None
+        self.torn = False
 
     @property
     def sent(self) -> bytes:

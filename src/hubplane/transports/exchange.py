@@ -7,7 +7,7 @@ from typing import Protocol
 
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import Transport, TransportListener
+from hubplane.connection.transport import TransportListener, WebSocketTransport
 
 __all__ = ["HttpExchange", "LoginRefresh", "WebSocketExchange"]
 
@@ -110,8 +110,8 @@ class WebSocketExchange(Protocol):
         ...
 
     async def accept(
-        self, connect: Callable[[Transport], TransportListener], *, subprotocol: str | None = None
-    ) -> Transport:
+        self, connect: Callable[[WebSocketTransport], TransportListener], *, subprotocol: str | None = None
+    ) -> WebSocketTransport:
         """Complete the upgrade; data goes to the listener that `connect` returns.
 
         Raises:

@@ -51,8 +51,9 @@ async def negotiate(
         return
     connection_id = ids.connection_id()
     token = ids.connection_id() if asked.version > 0 else connection_id
+    is_stateful = stateful_reconnect and asked.use_stateful_reconnect
     try:
-        registry.add(token, connection_id)
+        registry.add(token, connection_id, is_stateful=is_stateful)
     except RegistryFullError as error:
         logger.warning("A negotiate request was refused: %s", error)
         await exchange.respond(503, b"Too many connections wait for their transport.")
@@ -62,7 +63,7 @@ async def negotiate(
         connection_id=connection_id,
         connection_token=token if asked.version > 0 else None,
         transports=offered,
-        use_stateful_reconnect=stateful_reconnect and asked.use_stateful_reconnect,
+        use_stateful_reconnect=is_stateful,
         token_lifetime=token_lifetime,
     )
     await exchange.respond(200, body, content_type=_JSON)

@@ -43,11 +43,22 @@ class ConnectionEntry:
         connection: The connection, once a transport has claimed it.
         upload: What arrives by POST; None before the first one, and for WebSockets.
         started_at: When a transport has claimed it, in monotonic seconds; None before that, and once it is disposed of.
+        is_stateful: Whether stateful reconnect was promised in negotiation.
     """
 
-    __slots__ = ("connection", "connection_id", "created_at", "kind", "started_at", "state", "token", "upload")
+    __slots__ = (
+        "connection",
+        "connection_id",
+        "created_at",
+        "is_stateful",
+        "kind",
+        "started_at",
+        "state",
+        "token",
+        "upload",
+    )
 
-    def __init__(self, token: str, connection_id: str, *, created_at: float) -> None:
+    def __init__(self, token: str, connection_id: str, *, created_at: float, is_stateful: bool = False) -> None:
         self.token = token
         self.connection_id = connection_id
         self.state = EntryState.INACTIVE
@@ -56,6 +67,7 @@ class ConnectionEntry:
         self.connection: HubConnection | None = None
         self.upload: Upload | None = None
         self.started_at: float | None = None
+        self.is_stateful = is_stateful
 
 
 class ConnectionRegistry:
@@ -114,19 +126,20 @@ class ConnectionRegistry:
         """The number of entries that no transport has claimed."""
         return len(self._unclaimed)
 
-    def add(self, token: str, connection_id: str) -> ConnectionEntry:
+    def add(self, token: str, connection_id: str, *, is_stateful: bool = False) -> ConnectionEntry:
         """Remember a negotiated connection.
 
         Args:
             token: The secret key; matched exactly.
             connection_id: The public id.
+            is_stateful: Whether stateful reconnect was promised.
 
         Raises:
             RegistryFullError: Too many entries are unclaimed.
         """
         if len(self._unclaimed) >= self._max_unclaimed:
             raise RegistryFullError(f"{self._max_unclaimed} negotiated connections wait for their transport already.")
-        entry = ConnectionEntry(token, connection_id, created_at=self._clock.monotonic())
+        entry = ConnectionEntry(token, connection_id, created_at=self._clock.monotonic(), is_stateful=is_stateful)
         self._entries[token] = self._unclaimed[token] = entry
         return entry
 

@@ -6,6 +6,7 @@ Source: signalr-server sections 1.1 and 1.5.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from typing import Any  # what a coroutine yields and is sent is the event loop's matter
 
 from hubplane.clock import Clock
@@ -21,6 +22,7 @@ from hubplane.transports.negotiate import negotiate
 from hubplane.transports.redirect import NegotiateHook, answered_by
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 from hubplane.transports.server_sent_events import serve_events
+from hubplane.transports.stateful import StatefulHub, serve_stateful
 from hubplane.transports.websocket import SubProtocolSelector, serve_websocket
 
 __all__ = ["TransportRouter"]
@@ -40,10 +42,10 @@ class TransportRouter:
         ids: Makes ids and tokens.
         clock: For the transports' own time limits.
         start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
-        stateful_reconnect: Whether negotiate may agree to stateful reconnect.
         negotiate_hook: Asked before a negotiate request is answered.
         refresh: Gives connections new logins; None where there is no such thing.
         sub_protocol_selector: Chooses a WebSocket sub-protocol; None chooses none.
+        stateful: Serves clients with stateful reconnect; None to agree to none.
     """
 
     __slots__ = (
@@ -55,8 +57,8 @@ class TransportRouter:
         "_refresh",
         "_registry",
         "_serve",
+        "_serve_stateful",
         "_start_task",
-        "_stateful_reconnect",
         "_sub_protocol_selector",
     )
 
@@ -70,10 +72,10 @@ class TransportRouter:
         ids: IdSource,
         clock: Clock,
         start_task: StartTask,
-        stateful_reconnect: bool = False,
         negotiate_hook: NegotiateHook | None = None,
         refresh: LoginRefresh | None = None,
         sub_protocol_selector: SubProtocolSelector | None = None,
+        stateful: StatefulHub | None = None,
     ) -> None:
         self._registry = registry
         self._options = options
@@ -82,10 +84,20 @@ class TransportRouter:
         self._ids = ids
         self._clock = clock
         self._start_task = start_task
-        self._stateful_reconnect = stateful_reconnect
         self._negotiate_hook = negotiate_hook
         self._refresh = refresh
         self._sub_protocol_selector = sub_protocol_selector
+        self._serve_stateful: Callable[[WebSocketExchange, ConnectionEntry], Awaitable[None]] | None = None
+        if stateful is not None:
+            self._serve_stateful = partial(
+                serve_stateful,
+                registry=registry,
+                hub=stateful,
+                serve=serve,
+                start_task=start_task,
+                close_timeout=options.close_timeout,
+                sub_protocol_selector=sub_protocol_selector,
+            )
 
     async def http(self, exchange: HttpExchange, subpath: str = "") -> None:
         """Answer one HTTP request.
@@ -105,7 +117,7 @@ class TransportRouter:
                     self._registry,
                     offered=self._options.transports,
                     minimum_version=self._options.minimum_protocol_version,
-                    stateful_reconnect=self._stateful_reconnect,
+                    stateful_reconnect=self._serve_stateful is not None,
                     ids=self._ids,
                     token_lifetime=self._lifetime(exchange.request),
                 )
@@ -145,6 +157,7 @@ class TransportRouter:
             serve=self._serve,
             close_timeout=self._options.close_timeout,
             sub_protocol_selector=self._sub_protocol_selector,
+            serve_stateful=self._serve_stateful,
         )
 
     def _lifetime(self, request: ConnectionRequest) -> int | None:

@@ -23,7 +23,7 @@ SubProtocolSelector: TypeAlias = Callable[[Sequence[str]], str | None]
 """Chooses among the sub-protocols that a client offers; .NET's `WebSocketOptions.SubProtocolSelector`."""
 
 
-async def serve_websocket(
+async def serve_websocket(  # noqa: PLR0913 - its parts, by name
     exchange: WebSocketExchange,
     registry: ConnectionRegistry,
     *,
@@ -33,6 +33,7 @@ async def serve_websocket(
     serve: Callable[[HubConnection], Awaitable[None]],
     close_timeout: float,
     sub_protocol_selector: SubProtocolSelector | None = None,
+    serve_stateful: Callable[[WebSocketExchange, ConnectionEntry], Awaitable[None]] | None,
 ) -> None:
     """Open the socket and stay until it has closed, or reject it.
 
@@ -47,12 +48,16 @@ async def serve_websocket(
         serve: Runs the connection's life and returns after its goodbye.
         close_timeout: Seconds to wait for the peer's Close frame.
         sub_protocol_selector: Chooses a sub-protocol; None chooses none.
+        serve_stateful: Does the same for an entry to which stateful reconnect was promised; None promises nobody.
     """
     # One coroutine for all of it: its frame stays in memory as long as the connection.
     entry = _claim(exchange.request.query_value("id"), registry, offered, new_id)
     if not isinstance(entry, ConnectionEntry):
         status, body, content_type = entry
         await exchange.reject(status, body, content_type=content_type)
+        return
+    if entry.is_stateful and serve_stateful is not None:
+        await serve_stateful(exchange, entry)
         return
     try:
         connection = entry.connection = connect(exchange.request, entry.connection_id, TransportKind.WEB_SOCKETS)
@@ -78,7 +83,10 @@ async def serve_websocket(
 def _claim(
     token: str | None, registry: ConnectionRegistry, offered: HttpTransportType, new_id: Callable[[], str]
 ) -> ConnectionEntry | tuple[int, bytes, str | None]:
-    """The entry this WebSocket may use, claimed; or status, body and media type of the answer that rejects it."""
+    """The entry this WebSocket may use, or status, body and media type of the answer that rejects it.
+
+    The entry is claimed, unless stateful reconnect was promised.
+    """
     entry = registry.get(token) if token else None
     if token and entry is None:
         return 404, b"No Connection with that ID", None
@@ -88,6 +96,8 @@ def _claim(
         return registry.add_active(new_id(), TransportKind.WEB_SOCKETS)
     if entry.kind not in {None, TransportKind.WEB_SOCKETS}:
         return 400, b"Cannot change transports mid-connection", "text/plain"
+    if entry.is_stateful:
+        return entry
     if entry.state is not EntryState.INACTIVE:
         return 409 if entry.state is EntryState.ACTIVE else 404, b"", "text/plain"
     registry.claim(entry, TransportKind.WEB_SOCKETS)

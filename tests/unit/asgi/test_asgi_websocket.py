@@ -386,3 +386,40 @@ async def test_listener_may_abort_while_it_is_called(exchange: AsgiWebSocketExch
     server.bring(text("x"), text("y"))
     await exchange.finish(60)
     assert listener.calls == ["lost"]
+
+
+@pytest.mark.row("B148")
+@pytest.mark.parametrize(
+    ("event", "torn"),
+    [
+        ({"code": 1006}, True),
+        ({"code": 1006, "reason": ""}, True),
+        ({"code": 1005}, True),
+        ({}, True),
+        ({"code": 1005, "reason": ""}, False),
+        ({"code": 1000}, False),
+        ({"code": 1001, "reason": "going away"}, False),
+        ({"code": 1012}, False),
+    ],
+)
+async def test_torn_sockets(
+    transport: AsgiWebSocketTransport, server: Server, event: dict[str, Any], torn: bool
+) -> None:
+    """A socket is torn when the server reports code 1006, or 1005 without the reason that a Close frame would have."""
+    server.bring({"type": "websocket.disconnect", **event})
+    await turn()
+    assert transport.torn is torn
+
+
+@pytest.mark.row("B148")
+async def test_a_closed_or_cut_socket_is_not_torn(
+    transport: AsgiWebSocketTransport, server: Server, listener: Listener
+) -> None:
+    """What we have closed or cut ourselves is not torn, whatever the server reports afterwards."""
+    server.gate.clear()
+    transport.close(CloseReason.NORMAL)
+    server.bring({"type": "websocket.disconnect", "code": 1006})
+    await turn()
+    assert listener.calls == ["lost"]
+    assert not transport.torn
+    server.gate.set()

@@ -158,6 +158,22 @@ def test_lost_socket_is_no_error(websocket: FastWebSocket, socket: Any, listener
     assert socket.ended == []
 
 
+@pytest.mark.row("B148")
+@pytest.mark.parametrize("before", ["nothing", "client's close", "our close", "abort", "broken rule"])
+def test_torn_sockets(websocket: FastWebSocket, client_frame: ClientFrame, before: str) -> None:
+    """A socket is torn only when it ends without a Close frame of either side, a broken rule or an abort."""
+    if before == "client's close":
+        websocket.data_received(client_frame(CLOSE))
+    elif before == "our close":
+        websocket.close(CloseReason.NORMAL)
+    elif before == "abort":
+        websocket.abort()
+    elif before == "broken rule":
+        websocket.data_received(client_frame(3))
+    websocket.connection_lost(ConnectionResetError())
+    assert websocket.torn is (before == "nothing")
+
+
 def test_end_of_input_lets_the_loop_close_the_socket(websocket: FastWebSocket) -> None:
     """A peer that ends its direction is not kept half open: the answer to the event loop is falsy."""
     assert not websocket.eof_received()  # type: ignore[func-returns-value]  # the event loop looks at it

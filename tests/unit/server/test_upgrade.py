@@ -103,8 +103,9 @@ def test_accepting_head() -> None:
 
 
 def test_rejecting_head() -> None:
-    """Any other answer has its length and ends the connection."""
+    """Any other answer has its length, unless it cannot have one, and ends the connection."""
     assert rejected_head(404, b"date: now\r\n", None, 26) == (
         b"HTTP/1.1 404 Not Found\r\ndate: now\r\ncontent-length: 26\r\nconnection: close\r\n\r\n"
     )
     assert b"\r\ncontent-type: text/plain\r\n" in rejected_head(409, b"", "text/plain", 0)
+    assert b"content-length" not in rejected_head(204, b"", "text/plain", 0)

@@ -13,7 +13,8 @@ import pytest
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import Transport, TransportKind, TransportListener
+from hubplane.connection.stateful import StatefulConnection
+from hubplane.connection.transport import TransportKind, TransportListener, WebSocketTransport
 from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings
 from hubplane.endpoint.heartbeat import Heartbeat
 from hubplane.errors import ConnectionClosedError
@@ -23,6 +24,7 @@ from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.hub_protocol import TransferFormat
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
+from hubplane.protocol.replay import StatefulSession
 from hubplane.protocol.session import HubSession
 from hubplane.supervisor import Supervisor
 from hubplane.testing.fakes import FakeClock, SeededIds
@@ -148,8 +150,8 @@ class WebSocketRequest:
         self.outcome = status, content_type, body
 
     async def accept(
-        self, connect: Callable[[Transport], TransportListener], *, subprotocol: str | None = None
-    ) -> Transport:
+        self, connect: Callable[[WebSocketTransport], TransportListener], *, subprotocol: str | None = None
+    ) -> WebSocketTransport:
         if self.left:
             raise ConnectionClosedError("")
         self.subprotocol = subprotocol
@@ -187,7 +189,7 @@ class Hub:
             ids=SeededIds(),
             clock=self.clock,
             start_task=self.supervisor.start,
-            stateful_reconnect=stateful_reconnect,
+            stateful=self if stateful_reconnect else None,
         )
 
     def _connect(self, request: ConnectionRequest, connection_id: str, kind: TransportKind) -> HubConnection:
@@ -200,6 +202,32 @@ class Hub:
             transfer_formats=(TransferFormat.TEXT, TransferFormat.BINARY),
         )
         return HubConnection(connection_id, request=request, session=session, cork=Cork(), options=self.options)
+
+    def connect_stateful(self, request: ConnectionRequest, connection_id: str) -> StatefulConnection:
+        """As `StatefulHub`."""
+        json_protocol = JsonHubProtocol()
+        return StatefulConnection(
+            connection_id,
+            request=request,
+            session=StatefulSession(
+                {"json": json_protocol},
+                HubOptions(),
+                now=self.clock.monotonic(),
+                transfer_formats=(TransferFormat.TEXT, TransferFormat.BINARY),
+            ),
+            cork=Cork(),
+            options=self.options,
+            hub_options=HubOptions(),
+            clock=self.clock,
+        )
+
+    async def may_resume(self, connection: StatefulConnection, request: ConnectionRequest) -> bool:
+        """As `StatefulHub`."""
+        return connection.request.user == request.user
+
+    def expires_at(self, request: ConnectionRequest) -> float | None:
+        """As `StatefulHub`."""
+        return None
 
     async def _serve(self, connection: HubConnection) -> None:
         self.served.append(connection)

@@ -346,3 +346,79 @@ async def test_cancelled_connection_is_cut(make_hub: MakeHub) -> None:
         await task
     assert exchange.transport.aborted
     assert len(hub.registry) == 0
+
+
+# -- stateful reconnect ----------------------------------------------------------------------------------------------
+
+
+async def promised(hub: Any) -> str:
+    """The token of a client that was promised stateful reconnect."""
+    body = await hub.negotiate("?negotiateVersion=1&useStatefulReconnect=true")
+    assert body["useStatefulReconnect"] is True
+    return str(body["connectionToken"])
+
+
+async def begun(hub: Any, token: str) -> tuple[Any, asyncio.Task[None]]:
+    """A WebSocket, and the task that serves it."""
+    exchange, serving = hub.websocket(f"?id={token}")
+    task = asyncio.ensure_future(serving)
+    await turns()
+    return exchange, task
+
+
+async def turns() -> None:
+    """Let happen what can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_failure_of_a_stateful_connection_cuts_its_socket(
+    make_hub: MakeHub, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When the life of a stateful connection fails, its socket is cut, the token forgotten, and the failure logged."""
+    hub = make_hub(stateful_reconnect=True)
+    token = await promised(hub)
+    exchange, task = await begun(hub, token)
+    hub.failure = ValueError("a bug")
+    hub.release.set()
+    await turns()
+    assert exchange.transport.aborted
+    exchange.listener.transport_lost(None)
+    await task
+    assert hub.registry.get(token) is None
+    assert "a bug" in caplog.text
+
+
+async def test_stateful_connection_that_cannot_begin(make_hub: MakeHub) -> None:
+    """When the life of a connection cannot even begin, as at the very end of a server, its socket is cut."""
+    hub = make_hub(stateful_reconnect=True)
+    token = await promised(hub)
+    await hub.supervisor.close()
+    exchange, task = await begun(hub, token)
+    with pytest.raises(RuntimeError, match="is closing"):
+        await task
+    assert exchange.transport.aborted
+    assert hub.registry.get(token) is None
+
+
+async def test_stateful_connection_that_cannot_be_made(make_hub: MakeHub) -> None:
+    """When making the connection fails the token is forgotten."""
+    hub = make_hub(stateful_reconnect=True)
+    token = await promised(hub)
+    hub.connect_stateful = None
+    with pytest.raises(TypeError):
+        await hub.websocket(f"?id={token}")[1]
+    assert hub.registry.get(token) is None
+
+
+async def test_bytes_posted_before_a_stateful_websocket(make_hub: MakeHub) -> None:
+    """What a client posts before it opens its WebSocket comes first, with stateful reconnect, too."""
+    hub = make_hub(stateful_reconnect=True)
+    token = await promised(hub)
+    assert (await hub.http("POST", f"?id={token}", b'{"protocol":"json","version":2}\x1e')).status == 200
+    _, task = await begun(hub, token)
+    (connection,) = hub.served
+    assert len(connection.inbox) == 1
+    task.cancel()
+    hub.release.set()
+    await asyncio.gather(task, return_exceptions=True)
