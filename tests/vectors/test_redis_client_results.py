@@ -155,7 +155,7 @@ class Node:
         return call
 
 
-@pytest.mark.row("X13")
+@pytest.mark.row("X13", "B115")
 @pytest.mark.parametrize("name", ANSWERED)
 async def test_asking_node(name: str) -> None:
     """The question goes out as recorded, and the recorded answer gives the recorded result or error."""
