@@ -5,6 +5,8 @@ from hubplane.errors import HubException
 from hubplane.asgi.app import HubApp
 from hubplane.options import HttpTransportType, HubOptions, TransportOptions
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.backplane.redis.events import RedisConnectionFailed, RedisConnectionRestored, RedisFailure, RedisGap
+from hubplane.backplane.redis.health import RedisHealth
 from hubplane.hubs.context import HubCallerContext, HubContext
 from hubplane.hubs.clients import ClientProxy, HubCallerClients, HubClients, SingleClientProxy
 from hubplane.hubs.groups import GroupManager
@@ -14,7 +16,9 @@ from hubplane.connection.request import ConnectionRequest
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
 from hubplane.errors import (
     AckTimeoutError,
+    BackplaneAuthenticationError,
     BackplaneError,
+    BackplanePermissionError,
     BackplaneUnavailableError,
     ClientResultError,
     ConfigurationError,
@@ -35,6 +39,12 @@ __all__ = [
     "HttpTransportType",
     "RedisOptions",
     "Endpoint",
+    # To hear about Redis
+    "RedisConnectionFailed",
+    "RedisConnectionRestored",
+    "RedisGap",
+    "RedisFailure",
+    "RedisHealth",
     # What hub methods and other code hold in their hands
     "HubCallerContext",
     "HubContext",
@@ -58,6 +68,8 @@ __all__ = [
     "ConfigurationError",
     "BackplaneError",
     "BackplaneUnavailableError",
+    "BackplaneAuthenticationError",
+    "BackplanePermissionError",
     "AckTimeoutError",
     "ClientResultError",
     "ConnectionClosedError",
