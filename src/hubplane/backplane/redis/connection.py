@@ -213,7 +213,8 @@ def _failure_of(error: BaseException, default: RedisFailure) -> RedisFailure:
         return RedisFailure.AUTHENTICATION_FAILURE
     if isinstance(error, (ProtocolError, RedisProtocolError)):
         return RedisFailure.PROTOCOL_FAILURE
-    if isinstance(error, OSError):
+    # A wrong address; an SSLError, which is both of these, is none.
+    if isinstance(error, (OSError, ValueError)):
         return default
     if isinstance(error, BackplaneUnavailableError):
         loading = isinstance(error.__cause__, ReplyError) and str(error.__cause__).startswith("LOADING")
@@ -234,14 +235,14 @@ async def open_connection(endpoint: Endpoint, options: RedisOptions) -> RedisCon
             connection = await _open_socket(endpoint, options)
             await _greet(connection, options)
     except (OSError, TimeoutError, BackplaneUnavailableError) as error:
-        raise _not_connected(endpoint, describe_error(error), error) from error
+        raise _not_connected(endpoint, options, describe_error(error), error) from error
     except UnicodeError as error:
         # What the resolver raises for a host name that cannot be one.
-        raise _not_connected(endpoint, "not a host name", error) from error
+        raise _not_connected(endpoint, options, "not a host name", error) from error
     except ValueError as error:
         # The rest of what the event loop finds wrong with an address, and a certificate that is gone meanwhile;
         # unforeseen here, it would end all attempts.
-        raise _not_connected(endpoint, describe_error(error), error) from error
+        raise _not_connected(endpoint, options, describe_error(error), error) from error
     else:
         opened, connection = connection, None
         return opened
@@ -250,9 +251,14 @@ async def open_connection(endpoint: Endpoint, options: RedisOptions) -> RedisCon
             connection.abort()
 
 
-def _not_connected(endpoint: Endpoint, text: str, error: Exception) -> RedisConnectionError:
-    unable = RedisFailure.UNABLE_TO_CONNECT
-    failure = unable if isinstance(error, ValueError) else _failure_of(error, unable)
+def _not_connected(endpoint: Endpoint, options: RedisOptions, text: str, error: Exception) -> RedisConnectionError:
+    failure = _failure_of(error, RedisFailure.UNABLE_TO_CONNECT)
+    ended = isinstance(error, (RedisConnectionError, ssl.SSLError)) and not isinstance(
+        error, ssl.SSLCertVerificationError
+    )
+    if ended and options.tls and options.tls_client_certificate is None and options.ssl_context is None:
+        # With TLS 1.3 a server says so after the handshake, and its word may be lost with the connection.
+        text += ". It may want a certificate (RedisOptions.tls_client_certificate)"
     kind = RedisLoginError if failure is RedisFailure.AUTHENTICATION_FAILURE else RedisConnectionError
     return kind(f"Cannot connect to Redis at {endpoint}: {text}.", endpoint=endpoint, failure=failure)
 
