@@ -37,7 +37,7 @@ class Secured:
 
     def node(self, text: str, **changes: Any) -> RedisBackplane:
         """A backplane for a configuration that trusts the server's authority."""
-        return RedisBackplane(replace(parse(text), **{"tls_ca_file": self.ca, "async_timeout": 2.0, **changes}))
+        return RedisBackplane(replace(parse(text), **{"tls_ca_file": self.ca, "async_timeout": 1.0, **changes}))
 
 
 def start(folder: Path, *, demand: bool, password: str | None = None) -> Iterator[Secured]:
@@ -186,7 +186,7 @@ async def test_context_of_the_application(strict: Secured) -> None:
 
 async def test_settings_of_a_client_over_tls(strict: Secured) -> None:
     """A redis-py client's authority, certificate and host check are those of our connections."""
-    fast = RedisOptions(async_timeout=2.0)
+    fast = RedisOptions(async_timeout=1.0)
     settings: dict[str, Any] = {
         "ssl_ca_certs": strict.ca,
         "ssl_certfile": strict.certificate,

@@ -14,7 +14,7 @@ from hubplane.asgi.websocket import open_websocket
 from hubplane.auth.users import Authenticator
 from hubplane.backplane.base import Backplane
 from hubplane.clock import Clock, SystemClock
-from hubplane.configuration import layered, load
+from hubplane.configuration import Configuration, layered, load
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id, select_protocols
@@ -110,7 +110,7 @@ class HubApp:
         self._makers: dict[str, Callable[[], HubEndpoint]] = {}
         self._handed_out = False
         self._redis_in_code = redis is not None
-        self._backplane = _make_backplane(redis if redis is not None else configuration.redis)
+        self._backplane = _make_backplane(redis, configuration)
         self._routes = BackplaneRoutes()
         self._supervisor = Supervisor("hubplane")
         self._running = False
@@ -234,7 +234,8 @@ class HubApp:
         from hubplane.backplane.redis.events import RedisHandlers  # noqa: PLC0415
 
         self._backplane = make_redis_backplane(
-            configuration if configuration is not None else self._configuration.redis,
+            configuration,
+            around=self._configuration,
             configure=configure,
             connection_factory=connection_factory,
             handlers=RedisHandlers(
@@ -294,11 +295,13 @@ class HubApp:
         Entering never waits for Redis: clients are served, and what needs Redis works once it is there.
 
         Raises:
-            ConfigurationError: The app is already running, or the file has a section for a hub that there is not.
+            ConfigurationError: The app is already running, or the file is about a hub or a Redis that there
+                is not.
         """
         if self._running:
             raise ConfigurationError("This HubApp is already running: its lifespan has been entered twice.")
         self._configuration.check_hubs(self._endpoints)
+        self._configuration.check_redis(used=self._backplane is not None)
         async with AsyncExitStack() as stack:
             self._supervisor.open()
             stack.push_async_callback(self._supervisor.close)
@@ -390,12 +393,14 @@ class HubApp:
             await send({"type": "lifespan.shutdown.complete"})
 
 
-def _make_backplane(redis: str | RedisOptions | RedisClient | Backplane | None) -> Backplane | None:
-    if redis is None:
+def _make_backplane(
+    redis: str | RedisOptions | RedisClient | Backplane | None, around: Configuration
+) -> Backplane | None:
+    if redis is None and around.redis is None:
         return None
     # A client of redis-py can publish, too.
     if hasattr(redis, "count_subscribers"):
         return cast("Backplane", redis)
     from hubplane.asgi.redis import make_redis_backplane  # noqa: PLC0415 - only with the extra `redis`
 
-    return make_redis_backplane(redis)
+    return make_redis_backplane(redis, around=around)

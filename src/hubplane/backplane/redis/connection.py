@@ -57,6 +57,7 @@ class RedisConnection(asyncio.Protocol):
         heard: Something arrived since this was last set to False.
         writable: The socket takes more; set through the transport's flow control.
         trouble: Ends when the connection is lost, or when its owner calls `suspect`.
+        gone: Ends when the socket is closed.
     """
 
     def __init__(self, endpoint: Endpoint, *, limit: int = _UNREADABLE_LIMIT) -> None:
@@ -72,6 +73,7 @@ class RedisConnection(asyncio.Protocol):
         self.on_writable: Callable[[], None] | None = None
         self.error: BackplaneUnavailableError | None = None
         self.trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reader = new_reader()
         self._gets: Callable[[], object] = self._reader.gets
         self._unreadable = 0
@@ -120,6 +122,7 @@ class RedisConnection(asyncio.Protocol):
             if not call.done():
                 call.set_exception(error)
         self._calls.clear()
+        self.gone.set_result(None)
         if not self.trouble.done():
             self.trouble.set_result(None)
 

@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 # How long publishes wait, once Redis takes commands again, for this node's own subscriptions, so that it hears itself.
 _HOLD_SECONDS = 1.0
 _LONGEST_TICK = 0.25
+_GOODBYE_SECONDS = 0.25
 
 
 class RedisSession:
@@ -128,7 +129,16 @@ class RedisSession:
         self._sink = None
         self.pipeline.close()
         self.subscriber.close()
+        links = (self._commands, self._subscriptions)
+        open_ones = [link.connection for link in links if link.connection is not None]
         await self._supervisor.close()
+        if open_ones:
+            # TLS says goodbye before it closes; a server that does not answer is not waited for.
+            try:
+                await asyncio.wait([connection.gone for connection in open_ones], timeout=_GOODBYE_SECONDS)
+            finally:
+                for connection in open_ones:
+                    connection.abort()
         await self._events.close()
 
     def _link(self, name: str, user: LinkUser, called: RedisConnectionName) -> Link:
