@@ -281,3 +281,37 @@ async def test_sentinels_of_the_client_are_asked() -> None:
             await sink.event("restored with a gap")
             assert other.command("PUBSUB", "NUMSUB", "room") == [b"room", 1]
             await exchange(node, sink, b"y")
+
+
+@pytest.mark.parametrize("answer", ["token", (), ("a", "b", "c"), (b"token",), None])
+async def test_credentials_of_another_shape_are_told(server: RedisServer, answer: Any) -> None:
+    """What is neither a password nor a user with one is refused as such; it is never tried on the server."""
+    options = RedisOptions(endpoints=(Endpoint(server.host, server.port),), credential_provider=lambda: answer)
+    sink = RecordingSink()
+    async with RedisBackplane(options).run(sink):
+        await sink.event("lost")
+        assert "the credential provider failed" in str(sink.errors[0])
+    with pytest.raises(ConfigurationError, match="is a function or a provider"):
+        RedisOptions(credential_provider="token")  # type: ignore[arg-type]  # on purpose
+
+
+async def test_unusable_client_of_a_factory_is_closed(server: RedisServer) -> None:
+    """A client that is made and cannot be used leaves no connection behind."""
+
+    class Tunnel(Connection):
+        pass
+
+    pool = ConnectionPool(connection_class=Tunnel, host=server.host, port=server.port, client_name="tunnel")
+    client = Redis.from_pool(pool)
+    assert await client.ping()
+
+    async def factory(_: LogAdapter) -> Redis:
+        return client
+
+    sink = RecordingSink()
+    async with RedisBackplane(FAST, source=ClientSource(factory=factory)).run(sink):
+        await sink.event("lost")
+        assert "connections of the class Tunnel" in str(sink.errors[0])
+        async with asyncio.timeout(PATIENCE):
+            while b"name=tunnel" in server.command("CLIENT", "LIST"):  # type: ignore[operator]  # noqa: ASYNC110
+                await asyncio.sleep(0.01)

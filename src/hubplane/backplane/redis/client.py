@@ -80,12 +80,7 @@ class ClientSource:
         """Close the client that the factory made, if any; the application's own stays open."""
         made, self._made = self._made, None
         if made is not None:
-            try:
-                async with asyncio.timeout(_CLOSE_SECONDS):
-                    await made.aclose()
-            except Exception:
-                # Nobody is left who could do something about it.
-                logger.warning("The Redis client could not be closed.", exc_info=True)
+            await _close(made)
 
     async def _client(self, seconds: float) -> RedisClient:
         # Both connections ask at the same time, and the factory shall run once.
@@ -103,7 +98,11 @@ class ClientSource:
             assert self._factory is not None  # noqa: S101 - one of the two was given
             async with asyncio.timeout(seconds):
                 made = await self._factory(self._log)
-            _check(made)
+            try:
+                _check(made)
+            except ConfigurationError:
+                await _close(made)
+                raise
             self._made, failure = made, None
         except Exception as error:
             # The application's code, which may raise anything; unforeseen here, it would end all attempts.
@@ -115,6 +114,16 @@ class ClientSource:
             making.set_result(failure)
             self._making = None
         return made
+
+
+async def _close(client: object) -> None:
+    if (close := getattr(client, "aclose", None)) is not None:
+        try:
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await close()
+        except Exception:
+            # Nobody is left who could do something about it.
+            logger.warning("The Redis client could not be closed.", exc_info=True)
 
 
 def _check(client: object) -> None:

@@ -349,16 +349,22 @@ async def _credentials(options: RedisOptions) -> tuple[str | None, str | None]:
     if source is None:
         return options.user, options.password
     try:
-        given = source() if callable(source) else source.get_credentials_async()
+        given: object = source() if callable(source) else source.get_credentials_async()
         if inspect.isawaitable(given):
             given = await given
-        *user, password = given
     except Exception as error:
         # Code of the application's, which may raise anything; unforeseen here, it would end all attempts to connect.
         logger.debug("The credential provider failed.", exc_info=error)
         text = f"the credential provider failed: {type(error).__name__}: {describe_error(error)}"
         raise BackplaneAuthenticationError(text) from error
-    return (user[0] if user else None), password
+    match given:
+        case (str() as password,):
+            return None, password
+        case (str() as user, str() as password):
+            return user, password
+    raise BackplaneAuthenticationError(
+        "the credential provider failed: it returned neither (user, password) nor (password,)"
+    )
 
 
 def _refused(command: str, reply: ReplyError) -> BackplaneUnavailableError:

@@ -180,7 +180,10 @@ class RedisOptions:
             )
         if self.tls_client_key and not self.tls_client_certificate:
             raise ConfigurationError("RedisOptions.tls_client_key needs tls_client_certificate, which it belongs to.")
-        if self.credential_provider is not None and self.password is not None:
+        provider = self.credential_provider
+        if provider is not None and not callable(provider) and not hasattr(provider, "get_credentials_async"):
+            raise ConfigurationError("RedisOptions.credential_provider is a function or a provider of redis-py's kind.")
+        if provider is not None and self.password is not None:
             raise ConfigurationError("RedisOptions.credential_provider and password exclude each other. Keep one.")
 
     @property

@@ -9,7 +9,7 @@ from functools import partial
 from random import Random
 
 from hubplane.backplane.base import BackplaneSink
-from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection
+from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection, unavailable
 from hubplane.backplane.redis.events import RedisConnectionName, RedisEventQueue, RedisHandlers
 from hubplane.backplane.redis.health import RedisHealth
 from hubplane.backplane.redis.link import Link, LinkUser
@@ -94,6 +94,8 @@ class RedisSession:
         error = "" if self._outage is None else str(self._outage)
         if not error and self.subscriber.refused:
             error = f"Redis refuses {self.subscriber.refused} of {self.subscriber.wanted} channels."
+        elif not error and not self.is_connected:
+            error = "Connecting to Redis."
         return RedisHealth(
             is_connected=self.is_connected,
             publishing=publishing.endpoint if publishing else None,
@@ -216,12 +218,11 @@ class RedisSession:
         elif self._first is not None and not self._first.done():
             failures = max(self._commands.failures, self._subscriptions.failures)
             if failures >= max(self._options.connect_retry, 1):
-                error = BackplaneUnavailableError(
+                text = (
                     "It was not possible to connect to the redis server(s). There was an error: to start without "
                     "Redis and connect when it comes, set abort_on_connect_fail to False (abortConnect=false)."
                 )
-                error.__cause__ = self._outage
-                self._first.set_exception(error)
+                self._first.set_exception(unavailable(text, self._outage))
 
     def _watch_connections(self) -> None:
         publishing, subscription = self._commands.connection, self._subscriptions.connection

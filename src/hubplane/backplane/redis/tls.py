@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.errors import ConfigurationError
@@ -19,7 +21,7 @@ _VERSIONS = {
 
 
 def make_tls_context(options: RedisOptions) -> ssl.SSLContext:
-    """The context for one connection. Files are read each time, so a certificate that was renewed counts.
+    """The context for one connection. A file that has changed is read again, so a certificate that was renewed counts.
 
     The server's certificate and name are always verified; whoever wants less brings an `ssl_context`.
 
@@ -28,27 +30,53 @@ def make_tls_context(options: RedisOptions) -> ssl.SSLContext:
     """
     if options.ssl_context is not None:
         return options.ssl_context
+    files = (options.tls_ca_file, options.tls_client_certificate, options.tls_client_key)
+    return _make(_Settings(*files, options.tls_client_key_password, options.tls_versions, tuple(map(_stamp, files))))
+
+
+class _Settings(NamedTuple):
+    """What a context is made of; the last item tells whether the files are still those."""
+
+    ca_file: str | None
+    certificate: str | None
+    key: str | None
+    password: str | None
+    versions: tuple[str, ...]
+    stamps: tuple[tuple[int, int] | None, ...]
+
+
+def _stamp(path: str | None) -> tuple[int, int] | None:
     try:
-        context = ssl.create_default_context(cafile=options.tls_ca_file)
+        found = Path(path).stat() if path is not None else None
+    except OSError:
+        return None  # told when it is read
+    return None if found is None else (found.st_mtime_ns, found.st_size)
+
+
+# Reading the system's authorities takes some milliseconds, in which the event loop stands still.
+@lru_cache(maxsize=8)
+def _make(settings: _Settings) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
     except OSError as error:
-        raise ConfigurationError(_unusable("tls_ca_file", options.tls_ca_file, error)) from error
-    if options.tls_client_certificate is not None:
+        raise ConfigurationError(_unusable("tls_ca_file", settings.ca_file, error)) from error
+    if settings.certificate is not None:
         # A function, because without a password OpenSSL would ask for one on the terminal.
-        password = options.tls_client_key_password or ""
+        password = settings.password or ""
         try:
-            context.load_cert_chain(options.tls_client_certificate, options.tls_client_key, lambda: password)
+            context.load_cert_chain(settings.certificate, settings.key, lambda: password)
         except OSError as error:
-            raise ConfigurationError(_client_certificate_fault(options, error)) from error
-    allowed = [version for name, version in _VERSIONS.items() if name in options.tls_versions]
+            raise ConfigurationError(_client_certificate_fault(settings, error)) from error
+    allowed = [version for name, version in _VERSIONS.items() if name in settings.versions]
     if allowed:
         context.minimum_version = min(allowed)
         context.maximum_version = max(allowed)
     return context
 
 
-def _client_certificate_fault(options: RedisOptions, error: OSError) -> str:
+def _client_certificate_fault(settings: _Settings, error: OSError) -> str:
     """Which of certificate and key it was: OpenSSL does not say."""
-    certificate, key = options.tls_client_certificate, options.tls_client_key
+    certificate, key = settings.certificate, settings.key
     for name, path in (("tls_client_certificate", certificate), ("tls_client_key", key)):
         if path is not None and (fault := _unreadable(path)) is not None:
             return _unusable(name, path, fault)
