@@ -62,6 +62,13 @@ async def exchange(node: RedisBackplane, sink: RecordingSink, payload: bytes) ->
     await sink.message("room", payload)
 
 
+async def connected(hubs: HubApp) -> None:
+    """Wait until the app has Redis: entering its lifespan does not wait for long."""
+    async with asyncio.timeout(PATIENCE):
+        while not hubs.is_connected:  # noqa: ASYNC110 - a good start is no event
+            await asyncio.sleep(0.01)
+
+
 class ChatHub(Hub):
     async def ping(self) -> None: ...
 
@@ -77,6 +84,7 @@ async def test_client_of_the_application_is_left_open(server: RedisServer) -> No
             hubs = HubApp(client)
             hubs.add_hub("/chat", ChatHub)
             async with hubs.lifespan():
+                await connected(hubs)
                 names = [line["name"] for line in await client.client_list()]
                 assert names.count("mine") == 3  # the client's own, and our two
             assert await client.client_id() == mine
@@ -101,6 +109,7 @@ async def test_factory_makes_one_client_that_is_closed_at_the_end(
     hubs.add_hub("/chat", ChatHub, hub_name="ChatHub")
     for runs in (1, 2):
         async with hubs.lifespan():
+            await connected(hubs)
             assert len(made) == runs
             assert await made[-1].ping()  # it is open, and has a connection of its own to close
             assert server.command("PUBSUB", "NUMSUB", "App:ChatHub:all") == [b"App:ChatHub:all", 1]

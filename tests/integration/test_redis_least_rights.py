@@ -63,7 +63,9 @@ async def node(options: RedisOptions, name: str) -> AsyncIterator[tuple[Scaleout
     client = RecordedClient(name, JSON, user="u", on_answer=answered)
     async with backplane.run(routes), manager.run():
         await manager.on_connected(client.connection)
-        assert backplane.is_connected
+        async with asyncio.timeout(20):
+            while not backplane.is_connected:  # noqa: ASYNC110 - the connection that publishes may be the later one
+                await asyncio.sleep(0.01)
         yield manager, client
 
 
