@@ -276,16 +276,6 @@ class HubApp:
                 return endpoint.context
         raise ConfigurationError(f"{hub_type.__qualname__} has not been added; call add_hub first.")
 
-    @property
-    def is_connected(self) -> bool:
-        """The app runs and reaches all nodes: Redis confirmed everything wanted, or the hubs are one node in memory."""
-        return self._running and (self._backplane is None or self._backplane.is_connected)
-
-    def redis_health(self) -> RedisHealth | None:
-        """How this node stands with Redis at this moment, for a health endpoint; None where Redis is not used."""
-        health: Callable[[], RedisHealth] | None = getattr(self._backplane, "health", None)
-        return None if health is None else health()
-
     # -- life ---------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
@@ -317,6 +307,16 @@ class HubApp:
 
     def _stopped(self) -> None:
         self._running = False
+
+    @property
+    def is_connected(self) -> bool:
+        """The app runs and reaches all nodes: Redis confirmed everything wanted, or the hubs are one node in memory."""
+        return self._running and (self._backplane is None or self._backplane.is_connected)
+
+    def redis_health(self) -> RedisHealth | None:
+        """How this node stands with Redis at this moment, for a health endpoint; None where Redis is not used."""
+        health: Callable[[], RedisHealth] | None = getattr(self._backplane, "health", None)
+        return None if health is None else health()
 
     def _connections(self) -> Iterator[HubConnection]:
         for endpoint in self._endpoints.values():
