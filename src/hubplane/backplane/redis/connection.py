@@ -195,7 +195,7 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
-        text = f"its certificate is not accepted: {error.verify_message.rstrip('.')}"
+        text = f"certificate verify failed: {error.verify_message.rstrip('.')}"
         mismatch = "ostname mismatch" in text or "IP address mismatch" in text
         return f"{text}. RedisOptions.tls_host (sslHost) names another" if mismatch else text
     return str(error).rstrip(".") or type(error).__name__
