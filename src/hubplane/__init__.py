@@ -5,6 +5,8 @@ from hubplane.errors import HubException
 from hubplane.asgi.app import HubApp
 from hubplane.options import HttpTransportType, HubOptions, TransportOptions
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.backplane.redis.events import RedisConnectionFailed, RedisConnectionRestored, RedisFailure, RedisGap
+from hubplane.backplane.redis.health import RedisHealth
 from hubplane.hubs.context import HubCallerContext, HubContext
 from hubplane.hubs.clients import ClientProxy, HubCallerClients, HubClients, SingleClientProxy
 from hubplane.hubs.groups import GroupManager
@@ -19,7 +21,9 @@ from hubplane.telemetry.base import Span, Telemetry
 from hubplane.telemetry.open_telemetry import OpenTelemetry
 from hubplane.errors import (
     AckTimeoutError,
+    BackplaneAuthenticationError,
     BackplaneError,
+    BackplanePermissionError,
     BackplaneUnavailableError,
     ClientResultError,
     ConfigurationError,
@@ -40,6 +44,12 @@ __all__ = [
     "HttpTransportType",
     "RedisOptions",
     "Endpoint",
+    # To hear about Redis
+    "RedisConnectionFailed",
+    "RedisConnectionRestored",
+    "RedisGap",
+    "RedisFailure",
+    "RedisHealth",
     # What hub methods and other code hold in their hands
     "HubCallerContext",
     "HubContext",
@@ -71,6 +81,8 @@ __all__ = [
     "ConfigurationError",
     "BackplaneError",
     "BackplaneUnavailableError",
+    "BackplaneAuthenticationError",
+    "BackplanePermissionError",
     "AckTimeoutError",
     "ClientResultError",
     "ConnectionClosedError",

@@ -29,6 +29,7 @@ OptionsT = TypeVar("OptionsT", HubOptions, TransportOptions)
 PREFIX = "HUBPLANE_"
 HUB_PREFIX = "HUBPLANE_HUBS__"
 CONFIG_VARIABLE = "HUBPLANE_CONFIG"
+_REDIS_PREFIX = "HUBPLANE_REDIS_"
 
 _OWN_KEYS = ("redis", "shutdown_timeout", "hubs")
 
@@ -49,6 +50,9 @@ class Configuration:
     Attributes:
         source: The file, for messages; empty without one.
         redis: The Redis configuration, None for none.
+        redis_in_environment: It comes from the environment.
+        redis_file: Options of Redis in the file, by name, unchecked: who uses Redis knows them.
+        redis_environment: Those of the environment, likewise: every variable behind ``HUBPLANE_REDIS_``.
         shutdown_timeout: Seconds, None for the default.
         file: Options of the file for all hubs.
         environment: Options of the environment.
@@ -58,6 +62,9 @@ class Configuration:
 
     source: str = ""
     redis: str | None = None
+    redis_in_environment: bool = False
+    redis_file: Mapping[str, Any] = field(default_factory=dict)
+    redis_environment: Mapping[str, str] = field(default_factory=dict)
     shutdown_timeout: float | None = None
     file: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -93,6 +100,17 @@ class Configuration:
                     f"{_nearest(path, paths)}"
                 )
 
+    def check_redis(self, *, used: bool) -> None:
+        """See that options of Redis in the file have a Redis to be for.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        if self.redis_file and not used:
+            raise ConfigurationError(
+                f"{self.source} has options of Redis, but nothing says where it is. Set configuration among them."
+            )
+
 
 def load(environ: Mapping[str, str], path: str | PathLike[str] | None = None) -> Configuration:
     """Read the environment, and the file at `path` or else the one that ``HUBPLANE_CONFIG`` names.
@@ -125,12 +143,21 @@ def load(environ: Mapping[str, str], path: str | PathLike[str] | None = None) ->
                 )
         hubs[hub] = {key: _convert(key, value, f"{source}, hub {hub!r}: {key}") for key, value in section.items()}
     timeout = environ.get(f"{PREFIX}SHUTDOWN_TIMEOUT", document.get("shutdown_timeout"))
-    redis = environ.get(f"{PREFIX}REDIS") or document.get("redis") or None
-    if redis is not None and not isinstance(redis, str):
-        raise ConfigurationError(f"{source}: redis is a configuration string or a redis:// URL, not {redis!r}.")
+    redis_table = document.get("redis") or {}
+    if isinstance(redis_table, str):
+        redis_table = {"configuration": redis_table}
+    if not isinstance(redis_table, dict) or not isinstance(redis_table.get("configuration", ""), str):
+        raise ConfigurationError(f"{source}: redis is a configuration string or a redis:// URL, or a table with one.")
     return Configuration(
         source=source,
-        redis=redis,
+        redis=environ.get(f"{PREFIX}REDIS") or redis_table.get("configuration") or None,
+        redis_in_environment=bool(environ.get(f"{PREFIX}REDIS")),
+        redis_file={key: value for key, value in redis_table.items() if key != "configuration"},
+        redis_environment={
+            variable.removeprefix(_REDIS_PREFIX).lower(): text
+            for variable, text in environ.items()
+            if variable.startswith(_REDIS_PREFIX)
+        },
         shutdown_timeout=None if timeout is None else _checked(timeout, float, "shutdown_timeout"),
         file={key: _convert(key, value, f"{source}: {key}") for key, value in document.items() if key in _ALL},
         environment=_environment(environ),

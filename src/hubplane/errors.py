@@ -14,6 +14,8 @@
     ├── ClientResultError             asking a client for a result failed
     └── BackplaneError
         ├── BackplaneUnavailableError the broker cannot be reached or refused the command
+        │   ├── BackplaneAuthenticationError  ... it does not take our user, password or certificate
+        │   └── BackplanePermissionError      ... its access rules forbid this command or channel
         ├── AckTimeoutError           no node acknowledged a group command in time
         └── EnvelopeError             a payload on a backplane channel is malformed
 
@@ -24,7 +26,9 @@ from __future__ import annotations
 
 __all__ = [
     "AckTimeoutError",
+    "BackplaneAuthenticationError",
     "BackplaneError",
+    "BackplanePermissionError",
     "BackplaneUnavailableError",
     "BindingError",
     "ClientResultError",
@@ -132,6 +136,27 @@ class BackplaneUnavailableError(BackplaneError):
     It means "not confirmed", never "certainly not delivered": a command may have reached the broker before the
     connection broke (redis-backplane section 3.14).
     """
+
+
+class BackplaneAuthenticationError(BackplaneUnavailableError):
+    """The broker does not let this node in, or the node does not trust the broker: a login or a certificate is wrong.
+
+    The text holds the broker's words, never a password. It is tried again, for credentials and certificates change.
+    """
+
+
+class BackplanePermissionError(BackplaneUnavailableError):
+    """The broker's access rules forbid a command or a channel; the text says what to allow.
+
+    Attributes:
+        command: The command that was refused, such as ``PUBLISH``.
+        channel: The channel as the broker knows it, with its prefix; empty where the command names none.
+    """
+
+    def __init__(self, text: str, *, command: str, channel: str = "") -> None:
+        super().__init__(text)
+        self.command = command
+        self.channel = channel
 
 
 class AckTimeoutError(BackplaneError):

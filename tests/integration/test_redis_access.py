@@ -12,7 +12,7 @@ import pytest
 
 from hubplane.backplane.redis.configuration import parse
 from hubplane.backplane.redis.pubsub import RedisBackplane
-from hubplane.errors import BackplaneUnavailableError
+from hubplane.errors import BackplaneAuthenticationError, BackplanePermissionError
 from hubplane.testing.backplane_contract import RecordingSink
 from hubplane.testing.redis_server import RedisServer
 
@@ -54,7 +54,7 @@ async def test_refused_channel_is_rolled_back_and_can_be_retried(server: RedisSe
     async with node.run(sink):
         await node.subscribe(["room"])
         with pytest.raises(
-            BackplaneUnavailableError, match="Redis refused to subscribe channel secret: NOPERM"
+            BackplanePermissionError, match="Redis refused to subscribe channel secret: NOPERM"
         ) as caught:
             await node.subscribe(["room 2", "secret", "room"])
         assert "NOPERM" in str(caught.value.__cause__)
@@ -128,13 +128,31 @@ async def test_revoked_channel_is_an_outage_until_allowed_again(server: RedisSer
 
 
 async def test_refused_publish_raises_the_servers_words(server: RedisServer) -> None:
-    """A PUBLISH that Redis refuses raises with the reply as its cause, and the next one works."""
+    """A PUBLISH that Redis refuses names its channel and what to allow, among others in one write that work."""
     server.command("ACL", "SETUSER", "node", "&App:room")
     node = node_of(server)
     async with node.run(RecordingSink()):
-        with pytest.raises(BackplaneUnavailableError, match="Redis refused the command: NOPERM"):
-            await node.publish("secret", b"x")
-        assert await node.publish("room", b"x") == 0
+        publishes = [node.publish("secret" if n == 7 else "room", b"x") for n in range(20)]
+        results = await asyncio.gather(*publishes, return_exceptions=True)
+        (refused,) = [result for result in results if result != 0]
+        assert results.index(refused) == 7
+        assert isinstance(refused, BackplanePermissionError)
+        assert (refused.command, refused.channel) == ("PUBLISH", "App:secret")
+        assert str(refused).startswith("Redis refused the command PUBLISH App:secret: NOPERM")
+        assert "NOPERM" in str(refused.__cause__)
+        # What the text says to do is what helps.
+        rule = str(refused).rpartition("needs: ")[2].split()
+        server.command(*rule)
+        assert await node.publish("secret", b"x") == 0
+
+
+async def test_refused_question_says_what_it_needs(server: RedisServer) -> None:
+    """Without the right to ask PUBSUB NUMSUB a typed error names the command; a renamed one by its usual name."""
+    server.command("ACL", "SETUSER", "node", "&App:*", "-pubsub")
+    async with (node := node_of(server)).run(RecordingSink()):
+        with pytest.raises(BackplanePermissionError, match=r"PUBSUB: NOPERM.*\+pubsub") as caught:
+            await node.count_subscribers(["room"])
+        assert (caught.value.command, caught.value.channel) == ("PUBSUB", "")
 
 
 async def test_server_without_hello_is_spoken_to_in_resp2() -> None:
@@ -207,10 +225,15 @@ async def test_wrong_password_is_an_outage_that_ends_when_it_is_right(
 ) -> None:
     """A wrong password is reported in the server's words, and the node connects once the server takes it."""
     server.command("ACL", "SETUSER", "node", "&App:*")
-    node, sink = node_of(server, password="other", protocol=protocol), RecordingSink()
+    node, sink = node_of(server, password="other", protocol=protocol, async_timeout=0.3), RecordingSink()
     async with node.run(sink):
         await sink.event("lost")
         assert "WRONGPASS" in str(sink.errors[0])
+        assert isinstance(sink.errors[0], BackplaneAuthenticationError)
+        with pytest.raises(BackplaneAuthenticationError, match="Check RedisOptions"):
+            await node.publish("room", b"x")
+        with pytest.raises(BackplaneAuthenticationError, match="Check RedisOptions"):
+            await node.subscribe(["room"])
         server.command("ACL", "SETUSER", "node", ">other")
         await sink.event("restored")
 
@@ -222,6 +245,7 @@ async def test_missing_password_is_an_outage() -> None:
         async with node.run(sink):
             await sink.event("lost")
             assert "NOAUTH" in str(sink.errors[0])
+            assert isinstance(sink.errors[0], BackplaneAuthenticationError)
 
 
 async def test_password_of_the_default_user() -> None:

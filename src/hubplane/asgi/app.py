@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias, cast  # ASGI messages hold what servers put there
 
 from hubplane.asgi.beside import AsgiApp, Beside
@@ -14,7 +15,7 @@ from hubplane.asgi.websocket import open_websocket
 from hubplane.auth.users import Authenticator
 from hubplane.backplane.base import Backplane
 from hubplane.clock import Clock, SystemClock
-from hubplane.configuration import layered, load
+from hubplane.configuration import Configuration, layered, load
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
 from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id, select_protocols
@@ -46,6 +47,9 @@ from hubplane.transports.redirect import NegotiateHook
 from hubplane.transports.websocket import SubProtocolSelector
 
 if TYPE_CHECKING:
+    from hubplane.backplane.redis.client import ConnectionFactory, RedisClient
+    from hubplane.backplane.redis.events import RedisConnectionFailed, RedisConnectionRestored, RedisGap
+    from hubplane.backplane.redis.health import RedisHealth
     from hubplane.backplane.redis.options import RedisOptions
 
 __all__ = ["HubApp"]
@@ -65,8 +69,9 @@ class HubApp:
     """Serves hubs over ASGI 3, under any server, alone or mounted.
 
     Args:
-        redis: A StackExchange.Redis configuration string, a ``redis://`` URL, `RedisOptions`, or any `Backplane`.
-            None reads the environment variable ``HUBPLANE_REDIS``; without it the hubs form one node in memory.
+        redis: A StackExchange.Redis configuration string, a ``redis://`` URL, `RedisOptions`, a redis-py client, which
+            stays the caller's, or any `Backplane`. None reads the environment variable ``HUBPLANE_REDIS``; without it
+            the hubs form one node in memory. `add_redis` can do more.
         options: Options for all hubs; `add_hub` may override them.
         transport_options: How clients reach the hubs.
         protocols: The hub protocols, in order; JSON and MessagePack by default.
@@ -88,7 +93,7 @@ class HubApp:
 
     def __init__(  # noqa: PLR0913 - settings, by name
         self,
-        redis: str | RedisOptions | Backplane | None = None,
+        redis: str | RedisOptions | RedisClient | Backplane | None = None,
         *,
         options: HubOptions | None = None,
         transport_options: TransportOptions | None = None,
@@ -121,7 +126,10 @@ class HubApp:
             telemetry=telemetry or NO_TELEMETRY,
         )
         self._endpoints: dict[str, HubEndpoint] = {}
-        self._backplane = _make_backplane(redis if redis is not None else configuration.redis)
+        self._makers: dict[str, Callable[[], HubEndpoint]] = {}
+        self._handed_out = False
+        self._redis_in_code = redis is not None
+        self._backplane = _make_backplane(redis, configuration)
         self._routes = BackplaneRoutes()
         self._supervisor = Supervisor("hubplane")
         self._running = False
@@ -194,10 +202,10 @@ class HubApp:
         name = hub_name or f"{hub_type.__module__}.{hub_type.__qualname__}"
         layers = self._configuration.layers(path)
         options = layered(HubOptions, *layers, self._options, options)
-        self._endpoints[path] = HubEndpoint(
+        make = partial(
+            HubEndpoint,
             hub_type,
             name,
-            lifetime=self._make_lifetime(name, options),
             settings=HubSettings(
                 options=options,
                 transport_options=layered(TransportOptions, *layers, self._transport_options, transport_options),
@@ -211,6 +219,67 @@ class HubApp:
             ),
             runtime=self._runtime,
         )
+        self._makers[path] = lambda: make(lifetime=self._make_lifetime(name, options))
+        self._endpoints[path] = self._makers[path]()
+
+    def add_redis(
+        self,
+        configuration: str | RedisOptions | RedisClient | None = None,
+        *,
+        configure: Callable[[RedisOptions], RedisOptions] | None = None,
+        connection_factory: ConnectionFactory | None = None,
+        on_connection_failed: Callable[[RedisConnectionFailed], Awaitable[None] | None] | None = None,
+        on_connection_restored: Callable[[RedisConnectionRestored], Awaitable[None] | None] | None = None,
+        on_gap: Callable[[RedisGap], Awaitable[None] | None] | None = None,
+        **options: Any,
+    ) -> None:
+        """Use Redis as the backplane of all hubs, with what a string cannot say; before or after `add_hub`.
+
+        Handlers are functions, plain or async; plain ones run on the event loop. They get events in order, one at a
+        time, and one that fails is logged. Nothing waits for them.
+
+        Args:
+            configuration: A StackExchange.Redis configuration string, a URL, `RedisOptions`, or a redis-py client whose
+                settings are used and which stays open. None takes what the environment or the file says, else Redis
+                on this machine.
+            configure: Gets the options as read so far and returns those to use: ``lambda options:
+                dataclasses.replace(options, channel_prefix="MyApp")``.
+            connection_factory: An async function that makes a redis-py client whose settings are used, and which is
+                closed at the end. It gets a logger for .NET's event 100. Of `configuration` count then the options that
+                are no business of a client's: prefix, timeouts, limits.
+            on_connection_failed: Gets a `RedisConnectionFailed` when one of the two connections is lost.
+            on_connection_restored: Gets a `RedisConnectionRestored` when it works again.
+            on_gap: Gets a `RedisGap` when messages may have been missed.
+            options: Options by name, such as ``channel_prefix="MyApp"``; they win over `configuration`, and `configure`
+                wins over them.
+
+        Raises:
+            ConfigurationError: There is a Redis already, the app runs, a context was handed out, or the configuration
+                is wrong.
+        """
+        if self._redis_in_code:
+            raise ConfigurationError("There is a Redis already: it is given once, to HubApp or to add_redis.")
+        if self._running or self._handed_out:
+            raise ConfigurationError("add_redis comes before the app starts and before `context` is called.")
+        from hubplane.asgi.redis import make_redis_backplane  # noqa: PLC0415 - only with the extra `redis`
+        from hubplane.backplane.redis.events import RedisHandlers  # noqa: PLC0415
+
+        self._backplane = make_redis_backplane(
+            configuration,
+            around=self._configuration,
+            configure=configure,
+            connection_factory=connection_factory,
+            handlers=RedisHandlers(
+                on_connection_failed=on_connection_failed,
+                on_connection_restored=on_connection_restored,
+                on_gap=on_gap,
+            ),
+            hub_names=lambda: [endpoint.hub_name for endpoint in self._endpoints.values()],
+            options=options,
+        )
+        self._redis_in_code = True
+        for path, make in self._makers.items():
+            self._endpoints[path] = make()
 
     def _make_lifetime(self, name: str, options: HubOptions) -> HubLifetimeManager:
         # The hub's own choice of protocols decides what is published (row R62).
@@ -234,6 +303,7 @@ class HubApp:
         """
         for endpoint in self._endpoints.values():
             if endpoint.hub_type is hub_type:
+                self._handed_out = True
                 return endpoint.context
         raise ConfigurationError(f"{hub_type.__qualname__} has not been added; call add_hub first.")
 
@@ -271,11 +341,13 @@ class HubApp:
         Entering never waits for Redis: clients are served, and what needs Redis works once it is there.
 
         Raises:
-            ConfigurationError: The app is already running, or the file has a section for a hub that there is not.
+            ConfigurationError: The app is already running, or the file is about a hub or a Redis that there
+                is not.
         """
         if self._running:
             raise ConfigurationError("This HubApp is already running: its lifespan has been entered twice.")
         self._configuration.check_hubs(self._endpoints)
+        self._configuration.check_redis(used=self._backplane is not None)
         async with AsyncExitStack() as stack:
             self._supervisor.open()
             stack.push_async_callback(self._supervisor.close)
@@ -301,6 +373,16 @@ class HubApp:
 
     def _stopped(self) -> None:
         self._running = False
+
+    @property
+    def is_connected(self) -> bool:
+        """The app runs and reaches all nodes: Redis confirmed everything wanted, or the hubs are one node in memory."""
+        return self._running and (self._backplane is None or self._backplane.is_connected)
+
+    def redis_health(self) -> RedisHealth | None:
+        """How this node stands with Redis at this moment, for a health endpoint; None where Redis is not used."""
+        health: Callable[[], RedisHealth] | None = getattr(self._backplane, "health", None)
+        return None if health is None else health()
 
     def _connections(self) -> Iterator[HubConnection]:
         for endpoint in self._endpoints.values():
@@ -377,12 +459,14 @@ class HubApp:
             await send({"type": "lifespan.shutdown.complete"})
 
 
-def _make_backplane(redis: str | RedisOptions | Backplane | None) -> Backplane | None:
-    if redis is None:
+def _make_backplane(
+    redis: str | RedisOptions | RedisClient | Backplane | None, around: Configuration
+) -> Backplane | None:
+    if redis is None and around.redis is None:
         return None
-    if not isinstance(redis, str) and hasattr(redis, "publish"):
+    # A client of redis-py can publish, too.
+    if hasattr(redis, "count_subscribers"):
         return cast("Backplane", redis)
-    from hubplane.backplane.redis.configuration import parse  # noqa: PLC0415 - only with the extra `redis`
-    from hubplane.backplane.redis.pubsub import RedisBackplane  # noqa: PLC0415
+    from hubplane.asgi.redis import make_redis_backplane  # noqa: PLC0415 - only with the extra `redis`
 
-    return RedisBackplane(parse(redis) if isinstance(redis, str) else redis)
+    return make_redis_backplane(redis, around=around)

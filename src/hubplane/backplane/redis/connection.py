@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import inspect
 import logging
 import os
 import socket
@@ -16,28 +17,28 @@ from collections import deque
 from collections.abc import Callable
 from typing import cast
 
+from hubplane.backplane.redis.events import RedisConnectionError, RedisFailure
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ProtocolError, PushNotification, ReplyError, new_reader, pack_command
-from hubplane.errors import BackplaneUnavailableError
+from hubplane.backplane.redis.tls import make_tls_context
+from hubplane.errors import BackplaneAuthenticationError, BackplaneUnavailableError
 
-__all__ = ["RedisConnection", "RedisProtocolError", "describe_error", "open_connection"]
+__all__ = ["RedisConnection", "RedisProtocolError", "describe_error", "open_connection", "unavailable"]
 
 logger = logging.getLogger(__name__)
 
 # Above this the transport asks to pause; large enough for one turn of a busy loop to leave in one write.
 _WRITE_HIGH_WATER = 1_048_576
-_TLS_VERSIONS = {
-    "Tls": ssl.TLSVersion.TLSv1,
-    "Tls11": ssl.TLSVersion.TLSv1_1,
-    "Tls12": ssl.TLSVersion.TLSv1_2,
-    "Tls13": ssl.TLSVersion.TLSv1_3,
-}
 # Redis' own limit for one value (proto-max-bulk-len); more than that without a whole reply is not Redis.
 _UNREADABLE_LIMIT = 536_870_912 + 65_536
 
 
 class RedisProtocolError(Exception):
     """What came is no answer Redis could have given here; the connection is useless from now on."""
+
+
+class RedisLoginError(RedisConnectionError, BackplaneAuthenticationError):
+    """A connection that was refused for who we are, or that we refused for who answered."""
 
 
 class RedisConnection(asyncio.Protocol):
@@ -50,16 +51,21 @@ class RedisConnection(asyncio.Protocol):
     Attributes:
         endpoint: What it is connected to.
         role: "master" or "replica" as the server said; empty where it did not.
+        server: What the server calls itself, such as "redis" or "valkey"; empty where it did not say.
+        version: Its version, likewise.
         resp: The protocol spoken, 2 or 3.
         heard: Something arrived since this was last set to False.
         writable: The socket takes more; set through the transport's flow control.
         trouble: Ends when the connection is lost, or when its owner calls `suspect`.
+        gone: Ends when the socket is closed.
     """
 
     def __init__(self, endpoint: Endpoint, *, limit: int = _UNREADABLE_LIMIT) -> None:
         self.endpoint = endpoint
         self._limit = limit
         self.role = ""
+        self.server = ""
+        self.version = ""
         self.resp = 2
         self.heard = False
         self.writable = False
@@ -67,6 +73,7 @@ class RedisConnection(asyncio.Protocol):
         self.on_writable: Callable[[], None] | None = None
         self.error: BackplaneUnavailableError | None = None
         self.trouble: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._reader = new_reader()
         self._gets: Callable[[], object] = self._reader.gets
         self._unreadable = 0
@@ -107,12 +114,15 @@ class RedisConnection(asyncio.Protocol):
         self.writable = False
         self._transport = None
         text = describe_error(reason) if reason is not None else "the server closed the connection"
-        self.error = error = BackplaneUnavailableError(f"The connection to Redis at {self.endpoint} was lost: {text}.")
+        failure = RedisFailure.SOCKET_CLOSED if reason is None else _failure_of(reason, RedisFailure.SOCKET_FAILURE)
+        text = f"The connection to Redis at {self.endpoint} was lost: {text}."
+        self.error = error = RedisConnectionError(text, endpoint=self.endpoint, failure=failure)
         error.__cause__ = reason
         for call in self._calls:
             if not call.done():
                 call.set_exception(error)
         self._calls.clear()
+        self.gone.set_result(None)
         if not self.trouble.done():
             self.trouble.set_result(None)
 
@@ -190,13 +200,42 @@ def describe_error(error: BaseException) -> str:
     """One line about an error, never empty: system errors often have no text of their own."""
     if isinstance(error, TimeoutError) and not str(error):
         return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        text = f"certificate verify failed: {error.verify_message.rstrip('.')}"
+        mismatch = "ostname mismatch" in text or "IP address mismatch" in text
+        return f"{text}. RedisOptions.tls_host (sslHost) names another" if mismatch else text
     return str(error).rstrip(".") or type(error).__name__
+
+
+def unavailable(text: str, cause: BaseException | None) -> BackplaneUnavailableError:
+    """The error of a command that `cause` kept from being confirmed; of its own kind where the login was refused."""
+    refused = isinstance(cause, BackplaneAuthenticationError)
+    error = BackplaneAuthenticationError(text) if refused else BackplaneUnavailableError(text)
+    error.__cause__ = cause
+    return error
+
+
+def _failure_of(error: BaseException, default: RedisFailure) -> RedisFailure:
+    if isinstance(error, RedisConnectionError):
+        return error.failure
+    if isinstance(error, (BackplaneAuthenticationError, ssl.SSLError)):
+        return RedisFailure.AUTHENTICATION_FAILURE
+    if isinstance(error, (ProtocolError, RedisProtocolError)):
+        return RedisFailure.PROTOCOL_FAILURE
+    # A wrong address; an SSLError, which is both of these, is none.
+    if isinstance(error, (OSError, ValueError)):
+        return default
+    if isinstance(error, BackplaneUnavailableError):
+        loading = isinstance(error.__cause__, ReplyError) and str(error.__cause__).startswith("LOADING")
+        return RedisFailure.LOADING if loading else RedisFailure.PROTOCOL_FAILURE
+    return RedisFailure.INTERNAL_FAILURE
 
 
 async def open_connection(endpoint: Endpoint, options: RedisOptions) -> RedisConnection:
     """Connect, agree on a protocol and log in.
 
     Raises:
+        BackplaneAuthenticationError: User, password or certificate was refused.
         BackplaneUnavailableError: Not possible within `options.connect_timeout`; the cause is attached.
     """
     connection: RedisConnection | None = None
@@ -205,13 +244,14 @@ async def open_connection(endpoint: Endpoint, options: RedisOptions) -> RedisCon
             connection = await _open_socket(endpoint, options)
             await _greet(connection, options)
     except (OSError, TimeoutError, BackplaneUnavailableError) as error:
-        raise BackplaneUnavailableError(f"Cannot connect to Redis at {endpoint}: {describe_error(error)}.") from error
+        raise _not_connected(endpoint, options, describe_error(error), error) from error
     except UnicodeError as error:
         # What the resolver raises for a host name that cannot be one.
-        raise BackplaneUnavailableError(f"Cannot connect to Redis at {endpoint}: not a host name.") from error
+        raise _not_connected(endpoint, options, "not a host name", error) from error
     except ValueError as error:
-        # The rest of what the event loop finds wrong with an address; unforeseen here, it would end all attempts.
-        raise BackplaneUnavailableError(f"Cannot connect to Redis at {endpoint}: {describe_error(error)}.") from error
+        # The rest of what the event loop finds wrong with an address, and a certificate that is gone meanwhile;
+        # unforeseen here, it would end all attempts.
+        raise _not_connected(endpoint, options, describe_error(error), error) from error
     else:
         opened, connection = connection, None
         return opened
@@ -220,9 +260,21 @@ async def open_connection(endpoint: Endpoint, options: RedisOptions) -> RedisCon
             connection.abort()
 
 
+def _not_connected(endpoint: Endpoint, options: RedisOptions, text: str, error: Exception) -> RedisConnectionError:
+    failure = _failure_of(error, RedisFailure.UNABLE_TO_CONNECT)
+    ended = isinstance(error, (RedisConnectionError, ssl.SSLError)) and not isinstance(
+        error, ssl.SSLCertVerificationError
+    )
+    if ended and options.tls and options.tls_client_certificate is None and options.ssl_context is None:
+        # With TLS 1.3 a server says so after the handshake, and its word may be lost with the connection.
+        text += ". It may want a certificate (RedisOptions.tls_client_certificate)"
+    kind = RedisLoginError if failure is RedisFailure.AUTHENTICATION_FAILURE else RedisConnectionError
+    return kind(f"Cannot connect to Redis at {endpoint}: {text}.", endpoint=endpoint, failure=failure)
+
+
 async def _open_socket(endpoint: Endpoint, options: RedisOptions) -> RedisConnection:
     loop = asyncio.get_running_loop()
-    context = (options.ssl_context or _tls_context(options)) if options.tls else None
+    context = make_tls_context(options) if options.tls else None
     if endpoint.path:
         path = "\0" + endpoint.path[1:] if endpoint.path.startswith("@") else endpoint.path
         _, connection = await loop.create_unix_connection(
@@ -244,35 +296,27 @@ async def _open_socket(endpoint: Endpoint, options: RedisOptions) -> RedisConnec
     return connection
 
 
-def _tls_context(options: RedisOptions) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    allowed = [version for name, version in _TLS_VERSIONS.items() if name in options.tls_versions]
-    if allowed:
-        context.minimum_version = min(allowed)
-        context.maximum_version = max(allowed)
-    return context
-
-
 async def _greet(connection: RedisConnection, options: RedisOptions) -> None:
-    login: list[str] = []
-    if options.password is not None:
-        login = ["AUTH", options.user or "default", options.password]
+    user, password = await _credentials(options)
+    login = [] if password is None else ["AUTH", user or "default", password]
     hello = options.command("HELLO")
     if hello and options.protocol != 2:
         reply = await connection.call(hello, "3", *login)
         if isinstance(reply, dict):
             connection.resp = 3
-            role = reply.get(b"role")
-            connection.role = role.decode() if isinstance(role, bytes) else ""
+            connection.role, connection.server, connection.version = (
+                value.decode(errors="replace") if isinstance(value := reply.get(key), bytes) else ""
+                for key in (b"role", b"server", b"version")
+            )
         elif not isinstance(reply, ReplyError):
             raise BackplaneUnavailableError(f"{hello} was answered with {str(reply)[:80]!r}; this is not Redis")
         # A refused password stays refused; any other error may mean an old server, or one that forbids the command.
         elif options.protocol == 3 or str(reply).startswith("WRONGPASS"):
-            raise BackplaneUnavailableError(_refused("HELLO", reply))
+            raise _refused("HELLO", reply)
         else:
             logger.debug("Redis at %s does not take HELLO 3 (%s); speaking RESP2.", connection.endpoint, _told(reply))
     if connection.resp == 2:
-        await _greet_resp2(connection, options)
+        await _greet_resp2(connection, options, user, password)
     if options.command("CLIENT"):
         for words in _introduction(options):
             reply = await connection.call(options.command("CLIENT"), *words)
@@ -280,23 +324,65 @@ async def _greet(connection: RedisConnection, options: RedisOptions) -> None:
                 logger.debug("Redis at %s refused CLIENT %s: %s", connection.endpoint, words[0], reply)
 
 
-async def _greet_resp2(connection: RedisConnection, options: RedisOptions) -> None:
+async def _greet_resp2(
+    connection: RedisConnection, options: RedisOptions, user: str | None, password: str | None
+) -> None:
     auth = options.command("AUTH")
-    if options.password is not None and auth:
-        words = [options.password] if options.user is None else [options.user, options.password]
+    if password is not None and auth:
+        words = [password] if user is None else [user, password]
         if isinstance(reply := await connection.call(auth, *words), ReplyError):
-            raise BackplaneUnavailableError(_refused("AUTH", reply))
+            raise _refused("AUTH", reply)
     if options.command("PING"):
         reply = await connection.call(options.command("PING"))
         # A user may lack the right to ping; any other error, such as LOADING or NOAUTH, means not now.
         if isinstance(reply, ReplyError) and not str(reply).startswith("NOPERM"):
-            raise BackplaneUnavailableError(_refused("PING", reply))
+            raise _refused("PING", reply)
         if not isinstance(reply, ReplyError) and reply != b"PONG":
             raise BackplaneUnavailableError(f"PING was answered with {str(reply)[:80]!r}; this is not Redis")
+    if options.command("INFO"):
+        # What HELLO tells in RESP3; a user may lack the right.
+        reply = await connection.call(options.command("INFO"), "server")
+        if isinstance(reply, bytes):
+            found = dict(line.split(":", 1) for line in reply.decode(errors="replace").splitlines() if ":" in line)
+            valkey = found.get("valkey_version")
+            connection.server = found.get("server_name", "valkey" if valkey else "redis")
+            connection.version = valkey or found.get("redis_version", "")
 
 
-def _refused(command: str, error: ReplyError) -> str:
-    return f"Redis refused {command}: {_told(error)}"
+async def _credentials(options: RedisOptions) -> tuple[str | None, str | None]:
+    """User and password for this connect; a provider is asked each time, since tokens expire."""
+    source = options.credential_provider
+    if source is None:
+        return options.user, options.password
+    try:
+        given: object = source() if callable(source) else source.get_credentials_async()
+        if inspect.isawaitable(given):
+            given = await given
+    except Exception as error:
+        # Code of the application's, which may raise anything; unforeseen here, it would end all attempts to connect.
+        logger.debug("The credential provider failed.", exc_info=error)
+        text = f"the credential provider failed: {type(error).__name__}: {describe_error(error)}"
+        raise BackplaneAuthenticationError(text) from error
+    match given:
+        case (str() as password,):
+            return None, password
+        case (str() as user, str() as password):
+            return user, password
+    raise BackplaneAuthenticationError(
+        "the credential provider failed: it returned neither (user, password) nor (password,)"
+    )
+
+
+def _refused(command: str, reply: ReplyError) -> BackplaneUnavailableError:
+    text = f"Redis refused {command}: {_told(reply)}"
+    error = BackplaneUnavailableError(text)
+    if text.partition(": ")[2].startswith(("WRONGPASS", "ERR invalid password")):
+        error = BackplaneAuthenticationError(f"{text.rstrip('.')}. Check RedisOptions.user and password")
+    elif "NOAUTH" in text:
+        hint = "The server wants a login: set RedisOptions.password, and user where it has users"
+        error = BackplaneAuthenticationError(f"{text.rstrip('.')}. {hint}")
+    error.__cause__ = reply
+    return error
 
 
 def _told(error: ReplyError) -> str:

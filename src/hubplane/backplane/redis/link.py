@@ -9,6 +9,7 @@ from random import Random
 from typing import Protocol
 
 from hubplane.backplane.redis.connection import RedisConnection, open_connection
+from hubplane.backplane.redis.events import RedisConnectionError, RedisFailure
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
@@ -90,6 +91,11 @@ class Link:
         return self._connection is not None and not self._suspected
 
     @property
+    def connection(self) -> RedisConnection | None:
+        """The connection, if there is one, trusted or not."""
+        return self._connection
+
+    @property
     def failures(self) -> int:
         """Attempts that failed since the last one that lasted."""
         return self._failures
@@ -154,8 +160,10 @@ class Link:
                 self._detach(connection.error)
                 return await self._dial()
             silence = self._interval * _SILENT_INTERVALS
-            error = BackplaneUnavailableError(
-                f"Redis at {connection.endpoint} did not answer for {silence:g} s ({self._name})."
+            error = RedisConnectionError(
+                f"Redis at {connection.endpoint} did not answer for {silence:g} s ({self._name}).",
+                endpoint=connection.endpoint,
+                failure=RedisFailure.SOCKET_FAILURE,
             )
             logger.warning("%s Trying a second connection.", error)
             self._suspected = True
@@ -219,6 +227,8 @@ class Link:
             if len(addresses) == 1 or connection.role in {"", "master"}:
                 return connection
             connection.close()
-            failure = failure or BackplaneUnavailableError(f"Redis at {address} is a replica.")
+            failure = failure or RedisConnectionError(
+                f"Redis at {address} is a replica.", endpoint=address, failure=RedisFailure.UNABLE_TO_CONNECT
+            )
         assert failure is not None  # noqa: S101 - there is at least one address
         raise failure

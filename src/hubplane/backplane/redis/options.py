@@ -6,16 +6,29 @@ StackExchange.Redis configuration strings and URLs become `RedisOptions` in `con
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, Protocol, TypeAlias
 
 from hubplane.errors import ConfigurationError
 
-__all__ = ["BacklogPolicy", "Endpoint", "RedisOptions"]
+__all__ = ["BacklogPolicy", "CredentialProvider", "CredentialSource", "Credentials", "Endpoint", "RedisOptions"]
 
 BacklogPolicy = Literal["wait", "fail_fast"]
+Credentials: TypeAlias = tuple[str] | tuple[str, str]
+"""Password alone, or user and password."""
+
+
+class CredentialProvider(Protocol):
+    """What redis-py's credential providers offer, those of the `redis-entraid` package for Azure among them."""
+
+    async def get_credentials_async(self) -> Credentials:
+        """User and password, or the password alone, valid now."""
+        ...
+
+
+CredentialSource: TypeAlias = CredentialProvider | Callable[[], Credentials | Awaitable[Credentials]]
 
 _DEFAULT_PORT = 6379
 _DEFAULT_TLS_PORT = 6380
@@ -52,9 +65,15 @@ class RedisOptions:
         endpoints: Servers, tried in turn until a primary answers; loopback by default.
         user: ACL user; None for the default user.
         password: Its password; never shown.
+        credential_provider: Asked for user and password before each connect, instead of the two above: a function,
+            plain or async, that returns ``(user, password)`` or ``(password,)``, or a redis-py `CredentialProvider`.
         tls: Speak TLS.
         tls_host: The name the certificate must carry; the endpoint's host by default.
         tls_versions: TLS versions allowed, from "Tls", "Tls11", "Tls12" and "Tls13"; the platform's choice if empty.
+        tls_ca_file: PEM file with the authorities to trust, instead of the system's.
+        tls_client_certificate: PEM file with the certificate that this node shows, if the server asks for one.
+        tls_client_key: PEM file with its key; None where the certificate's file holds it.
+        tls_client_key_password: Password of that key; never shown.
         ssl_context: Used instead of one made from the above; implies nothing about `tls`.
         channel_prefix: Put in front of every channel, byte for byte, with no separator of its own.
         client_name: What ``CLIENT LIST`` shows; None for the machine's and the process's own.
@@ -75,6 +94,8 @@ class RedisOptions:
         liveness_interval: Idle time after which a connection is probed. It counts as lost after three times that, and
             is replaced as soon as a new one answers. 0 leaves it to `keep_alive`.
         tcp_keep_alive: Set the socket's own keep-alive.
+        slow_round_trip: Above this round trip, measured once connected, a warning says that Redis is far away; 0 for
+            never.
         retry_base: The first pause between attempts to reconnect; doubled for each further one, with jitter. The very
             first attempt follows at once.
         retry_max: The longest pause between attempts.
@@ -91,9 +112,14 @@ class RedisOptions:
     endpoints: tuple[Endpoint, ...] = (Endpoint("127.0.0.1"),)
     user: str | None = None
     password: str | None = field(default=None, repr=False)
+    credential_provider: CredentialSource | None = field(default=None, repr=False)
     tls: bool = False
     tls_host: str | None = None
     tls_versions: tuple[str, ...] = ()
+    tls_ca_file: str | None = None
+    tls_client_certificate: str | None = None
+    tls_client_key: str | None = None
+    tls_client_key_password: str | None = field(default=None, repr=False)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
     channel_prefix: str = ""
     client_name: str | None = None
@@ -111,6 +137,7 @@ class RedisOptions:
     keep_alive: float = 60.0
     liveness_interval: float = 1.0
     tcp_keep_alive: bool = True
+    slow_round_trip: float = 0.005
     retry_base: float = 0.05
     retry_max: float = 1.0
     backlog: BacklogPolicy = "wait"
@@ -127,10 +154,7 @@ class RedisOptions:
         for endpoint in self.endpoints:
             if not 0 <= endpoint.port <= _LARGEST_PORT:
                 raise ConfigurationError(f"The port of {endpoint} must be 0 to {_LARGEST_PORT}.")
-        if self.tls and not self.tls_host and any(endpoint.path for endpoint in self.endpoints):
-            raise ConfigurationError(
-                "TLS over a unix socket needs RedisOptions.tls_host (sslHost), the name in the certificate."
-            )
+        self._check_security()
         for name in (
             "connect_timeout",
             "async_timeout",
@@ -141,14 +165,26 @@ class RedisOptions:
         ):
             if not getattr(self, name) > 0:
                 raise ConfigurationError(f"RedisOptions.{name} must be greater than 0, not {getattr(self, name)!r}.")
-        if self.liveness_interval < 0:
-            raise ConfigurationError(
-                f"RedisOptions.liveness_interval must not be negative: {self.liveness_interval!r}."
-            )
+        for name in ("liveness_interval", "slow_round_trip"):
+            if not getattr(self, name) >= 0:
+                raise ConfigurationError(f"RedisOptions.{name} must not be negative: {getattr(self, name)!r}.")
         if self.protocol not in {None, 2, 3}:
             raise ConfigurationError(f"RedisOptions.protocol must be 2, 3 or None, not {self.protocol!r}.")
         if self.backlog not in {"wait", "fail_fast"}:
             raise ConfigurationError(f"RedisOptions.backlog must be 'wait' or 'fail_fast', not {self.backlog!r}.")
+
+    def _check_security(self) -> None:
+        if self.tls and not self.tls_host and any(endpoint.path for endpoint in self.endpoints):
+            raise ConfigurationError(
+                "TLS over a unix socket needs RedisOptions.tls_host (sslHost), the name in the certificate."
+            )
+        if self.tls_client_key and not self.tls_client_certificate:
+            raise ConfigurationError("RedisOptions.tls_client_key needs tls_client_certificate, which it belongs to.")
+        provider = self.credential_provider
+        if provider is not None and not callable(provider) and not hasattr(provider, "get_credentials_async"):
+            raise ConfigurationError("RedisOptions.credential_provider is a function or a provider of redis-py's kind.")
+        if provider is not None and self.password is not None:
+            raise ConfigurationError("RedisOptions.credential_provider and password exclude each other. Keep one.")
 
     @property
     def addresses(self) -> tuple[Endpoint, ...]:

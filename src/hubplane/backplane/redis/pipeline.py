@@ -12,7 +12,8 @@ from collections.abc import Callable
 from itertools import islice
 from typing import Any  # a reply is whatever the command answers
 
-from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error
+from hubplane.backplane.redis.access import read_command, refusal
+from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error, unavailable
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, PushNotification, ReplyError, pack_command
 from hubplane.clock import Clock
@@ -30,6 +31,7 @@ class CommandPipeline:
     """
 
     def __init__(self, options: RedisOptions, clock: Clock) -> None:
+        self._options = options
         self._clock = clock
         self._timeout = options.async_timeout
         self._fail_fast = options.backlog == "fail_fast"
@@ -44,6 +46,10 @@ class CommandPipeline:
         self._pending: deque[asyncio.Future[Any]] = deque()
         self._awaiting = 0
         self._out: list[bytes] = []
+        # What was sent on this connection and may be unanswered, by the number of the first of each write: only a
+        # refusal asks which command it meets.
+        self._flights: deque[tuple[int, list[bytes]]] = deque()
+        self._sent = 0
         self._out_bytes = 0
         self._turn_noted = False
         # (deadline, how many commands had been submitted by then), one per turn; and how many were given up.
@@ -111,11 +117,19 @@ class CommandPipeline:
     def _flush(self) -> None:
         connection = self._connection
         if self._out and connection is not None and connection.writable and not self._held:
-            data = b"".join(self._out)
-            self._awaiting += len(self._out)
-            self._out.clear()
+            out, self._out = self._out, []
             self._out_bytes = 0
-            connection.write(data)
+            self._note_flight(out)
+            connection.write(b"".join(out))
+
+    def _note_flight(self, commands: list[bytes]) -> None:
+        flights = self._flights
+        answered = self._sent - self._awaiting
+        while flights and flights[0][0] + len(flights[0][1]) <= answered:
+            flights.popleft()
+        flights.append((self._sent, commands))
+        self._sent += len(commands)
+        self._awaiting += len(commands)
 
     def hold(self, *, held: bool) -> None:
         """Keep commands back although there is a connection, or let them go."""
@@ -135,7 +149,8 @@ class CommandPipeline:
         """There is no connection: what was sent is unconfirmed; what was not may wait for the next one."""
         self._connection = None
         self._last_error = error
-        lost, self._awaiting = self._awaiting, 0
+        lost = self._awaiting
+        self._forget_flights()
         for _ in range(lost):
             _fail(self._pending.popleft(), self._unavailable(f"Not confirmed: {describe_error(error)}."))
         if self._fail_fast:
@@ -149,14 +164,18 @@ class CommandPipeline:
             if not self._out:
                 self._pending.append(self._ignored)
                 self._submitted += 1
-                self._awaiting += 1
+                self._note_flight([self._ping])
                 connection.write(self._ping)
+
+    def _forget_flights(self) -> None:
+        self._awaiting = self._sent = 0
+        self._flights.clear()
 
     def close(self) -> None:
         """Send what waits, if possible, and fail everything that is unconfirmed."""
         self._flush()
         self._connection = None
-        self._awaiting = 0
+        self._forget_flights()
         self._out.clear()
         self._out_bytes = 0
         self._fail_fast = True
@@ -197,9 +216,7 @@ class CommandPipeline:
         del self._out[:count]
 
     def _unavailable(self, text: str) -> BackplaneUnavailableError:
-        error = BackplaneUnavailableError(text)
-        error.__cause__ = self._last_error
-        return error
+        return unavailable(text, self._last_error)
 
     def _drain(self, gets: Callable[[], object]) -> None:
         popleft = self._pending.popleft
@@ -213,11 +230,21 @@ class CommandPipeline:
             if future.done():
                 continue
             if isinstance(reply, ReplyError):
-                error = BackplaneUnavailableError(f"Redis refused the command: {reply}")
-                error.__cause__ = reply
-                future.set_exception(error)
+                future.set_exception(self._refusal(reply))
             else:
                 future.set_result(reply)
+
+    def _refusal(self, reply: ReplyError) -> BackplaneUnavailableError:
+        position = self._sent - self._awaiting - 1
+        for first, commands in self._flights:
+            if first <= position < first + len(commands):
+                name, channel = read_command(commands[position - first])
+                if name == (self._options.command("PUBLISH") or "PUBLISH").upper():
+                    text = f"Redis refused the command PUBLISH {channel}"
+                    return refusal(text, reply, self._options, command="PUBLISH", channel=channel)
+                usual = next((word for word, alias in self._options.command_map.items() if alias.upper() == name), name)
+                return refusal(f"Redis refused the command {usual}", reply, self._options, command=usual)
+        return refusal("Redis refused the command", reply, self._options, command="")
 
 
 def _fail(future: asyncio.Future[Any], error: BackplaneUnavailableError) -> None:

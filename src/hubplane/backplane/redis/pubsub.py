@@ -8,12 +8,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from random import Random
 
 from hubplane.backplane.base import BackplaneSink, BackplaneTraits
-from hubplane.backplane.redis.options import RedisOptions
+from hubplane.backplane.redis.client import ClientSource
+from hubplane.backplane.redis.connection import open_connection
+from hubplane.backplane.redis.events import RedisHandlers
+from hubplane.backplane.redis.health import RedisHealth
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.resp import pack_command
 from hubplane.backplane.redis.session import RedisSession
+from hubplane.backplane.redis.tls import make_tls_context
 from hubplane.clock import Clock, SystemClock
 from hubplane.errors import BackplaneUnavailableError, ConfigurationError, LocalProtocolError
 
@@ -36,18 +42,36 @@ class RedisBackplane:
         options: How to reach Redis; its `channel_prefix` is put on and taken off here, callers never see it.
         clock: For all deadlines and pauses.
         random: Jitter between attempts to connect.
+        handlers: Who wants to hear about losses, returns and gaps.
+        source: A redis-py client of the application's; its settings count instead of those of `options`.
 
     Raises:
-        ConfigurationError: The options ask for what this backplane cannot do.
+        ConfigurationError: The options ask for what this backplane cannot do, or name a certificate that cannot be
+            read.
     """
 
-    def __init__(self, options: RedisOptions, *, clock: Clock | None = None, random: Random | None = None) -> None:
-        if options.service_name is not None:
+    def __init__(
+        self,
+        options: RedisOptions,
+        *,
+        clock: Clock | None = None,
+        random: Random | None = None,
+        handlers: RedisHandlers | None = None,
+        source: ClientSource | None = None,
+    ) -> None:
+        if options.service_name is not None and source is None:
             raise ConfigurationError("Sentinel (serviceName) is not supported yet. Name the primary itself.")
         for name in _REQUIRED_COMMANDS:
             if not options.command(name):
                 raise ConfigurationError(f"The backplane needs the command {name}, which the command map disables.")
+        if options.tls and source is None:
+            make_tls_context(options)
+        if source is not None:
+            # One nominal address, whatever the options say: the client knows the real one.
+            options = replace(options, endpoints=(Endpoint(),), service_name=None, tls=False)
         self._options = options
+        self._handlers = handlers
+        self._source = source
         self._clock = clock or SystemClock()
         self._random = random or Random()  # noqa: S311 - it spreads reconnects, it guards nothing
         self._prefix = options.channel_prefix
@@ -64,8 +88,8 @@ class RedisBackplane:
 
     @property
     def endpoints(self) -> Sequence[str]:
-        """The servers it connects to, for logs: ``localhost:6379``."""
-        return [str(address) for address in self._options.addresses]
+        """The servers it connects to, for logs: ``localhost:6379``. None with a client of the application's."""
+        return [] if self._source is not None else [str(address) for address in self._options.addresses]
 
     @property
     def is_connected(self) -> bool:
@@ -76,6 +100,10 @@ class RedisBackplane:
     def options(self) -> RedisOptions:
         """How it was configured."""
         return self._options
+
+    def health(self) -> RedisHealth:
+        """How it stands with Redis at this moment."""
+        return RedisHealth(error=_NOT_RUNNING) if self._session is None else self._session.health()
 
     def run(self, sink: BackplaneSink) -> AbstractAsyncContextManager[None]:
         """Connect in the background and deliver to `sink` while inside; see `Backplane.run`.
@@ -92,7 +120,15 @@ class RedisBackplane:
     async def _run(self, sink: BackplaneSink) -> AsyncIterator[None]:
         if self._session is not None:
             raise LocalProtocolError("The backplane is already running.")
-        session = RedisSession(self._options, sink, clock=self._clock, random=self._random)
+        connect = open_connection if self._source is None else self._source.connect
+        session = RedisSession(
+            self._options,
+            sink,
+            clock=self._clock,
+            random=self._random,
+            handlers=self._handlers,
+            connect=connect,
+        )
         self._session = session
         try:
             session.subscriber.keep(self._early)
@@ -104,6 +140,8 @@ class RedisBackplane:
             self._session = None
             self._early.clear()
             await session.close()
+            if self._source is not None:
+                await self._source.close()
 
     async def subscribe(self, channels: Collection[str], *, keep: bool = False) -> None:
         """Want `channels`; see `Backplane.subscribe`.

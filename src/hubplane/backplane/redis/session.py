@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
 from random import Random
 
 from hubplane.backplane.base import BackplaneSink
-from hubplane.backplane.redis.connection import describe_error
+from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection, unavailable
+from hubplane.backplane.redis.events import RedisConnectionName, RedisEventQueue, RedisHandlers
+from hubplane.backplane.redis.health import RedisHealth
 from hubplane.backplane.redis.link import Link, LinkUser
-from hubplane.backplane.redis.options import RedisOptions
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pipeline import CommandPipeline
+from hubplane.backplane.redis.server_check import ServerCheck
 from hubplane.backplane.redis.subscriber import Subscriber
+from hubplane.backplane.redis.watch import ConnectionWatch
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 from hubplane.supervisor import Supervisor
@@ -23,6 +29,7 @@ logger = logging.getLogger(__name__)
 # How long publishes wait, once Redis takes commands again, for this node's own subscriptions, so that it hears itself.
 _HOLD_SECONDS = 1.0
 _LONGEST_TICK = 0.25
+_GOODBYE_SECONDS = 0.25
 
 
 class RedisSession:
@@ -36,18 +43,33 @@ class RedisSession:
         sink: Gets messages, and is told of outages.
         clock: For all deadlines and pauses.
         random: Jitter between attempts to connect.
+        handlers: Who wants to hear about the connections.
+        connect: Opens a connection.
     """
 
-    def __init__(self, options: RedisOptions, sink: BackplaneSink, *, clock: Clock, random: Random) -> None:
+    def __init__(
+        self,
+        options: RedisOptions,
+        sink: BackplaneSink,
+        *,
+        clock: Clock,
+        random: Random,
+        handlers: RedisHandlers | None = None,
+        connect: Callable[[Endpoint, RedisOptions], Awaitable[RedisConnection]] = open_connection,
+    ) -> None:
         self._options = options
         self._sink: BackplaneSink | None = sink
         self._clock = clock
         self._random = random
         self._supervisor = Supervisor("redis backplane", on_failure=self._failed)
+        self._connect = connect
+        self._events = RedisEventQueue(handlers or RedisHandlers())
+        self._watch = ConnectionWatch(self._events, clock)
         self.pipeline = CommandPipeline(options, clock)
         self.subscriber = Subscriber(options, clock, sink.deliver, self._check)
-        self._commands = self._link("commands", self.pipeline)
-        self._subscriptions = self._link("subscriptions", self.subscriber)
+        self._commands = self._link("commands", self.pipeline, "publishing")
+        self._subscriptions = self._link("subscriptions", self.subscriber, "subscription")
+        self._server = ServerCheck(options, self.pipeline, clock, self._supervisor)
         self._outage: BackplaneUnavailableError | None = None
         self._hold_until: float | None = None
         # Until when the first attempts to connect may be undecided.
@@ -63,6 +85,27 @@ class RedisSession:
             and self._subscriptions.is_up
             and self.subscriber.is_restored
             and not self.subscriber.refused
+        )
+
+    def health(self) -> RedisHealth:
+        """How it is at this moment."""
+        publishing = self._commands.connection if self._commands.is_up else None
+        subscription = self._subscriptions.connection if self._subscriptions.is_up else None
+        error = "" if self._outage is None else str(self._outage)
+        if not error and self.subscriber.refused:
+            error = f"Redis refuses {self.subscriber.refused} of {self.subscriber.wanted} channels."
+        elif not error and not self.is_connected:
+            error = "Connecting to Redis."
+        return RedisHealth(
+            is_connected=self.is_connected,
+            publishing=publishing.endpoint if publishing else None,
+            subscription=subscription.endpoint if subscription else None,
+            channels=self.subscriber.wanted,
+            unconfirmed=self.subscriber.restoring if subscription else self.subscriber.wanted,
+            refused=self.subscriber.refused,
+            server=f"{publishing.server} {publishing.version}".strip() if publishing else "",
+            round_trip=self._server.round_trip if publishing else None,
+            error=error,
         )
 
     def start(self) -> None:
@@ -88,9 +131,19 @@ class RedisSession:
         self._sink = None
         self.pipeline.close()
         self.subscriber.close()
+        links = (self._commands, self._subscriptions)
+        open_ones = [link.connection for link in links if link.connection is not None]
         await self._supervisor.close()
+        if open_ones:
+            # TLS says goodbye before it closes; a server that does not answer is not waited for.
+            try:
+                await asyncio.wait([connection.gone for connection in open_ones], timeout=_GOODBYE_SECONDS)
+            finally:
+                for connection in open_ones:
+                    connection.abort()
+        await self._events.close()
 
-    def _link(self, name: str, user: LinkUser) -> Link:
+    def _link(self, name: str, user: LinkUser, called: RedisConnectionName) -> Link:
         return Link(
             name,
             user,
@@ -98,7 +151,8 @@ class RedisSession:
             clock=self._clock,
             random=self._random,
             supervisor=self._supervisor,
-            on_change=self._changed,
+            on_change=partial(self._changed, called),
+            connect=self._connect,
         )
 
     async def _tick(self) -> None:
@@ -111,9 +165,13 @@ class RedisSession:
             if self._undecided_until is not None and now >= self._undecided_until:
                 self._undecided_until = None
                 # Whoever waits for a first subscription gives up now, and must not take that for an answer.
-                self._lose(BackplaneUnavailableError(f"No connection to Redis within {options.async_timeout:g} s."))
+                error = BackplaneUnavailableError(f"No connection to Redis within {options.async_timeout:g} s.")
+                self._lose(error)
+                self._report_down(error)
             self.pipeline.expire(now)
             self.subscriber.tick(now)
+            heard = self._subscriptions.connection
+            self._watch.look(heard=heard is not None and heard.heard)
             self._commands.tick(now)
             self._subscriptions.tick(now)
             self._check()
@@ -122,10 +180,18 @@ class RedisSession:
         # None of our tasks ends by itself; should one, being lost is better than being deaf.
         self._lose(BackplaneUnavailableError(f"The Redis backplane failed: {describe_error(error)}."))
 
-    def _changed(self, error: BackplaneUnavailableError | None) -> None:
+    def _changed(self, name: RedisConnectionName, error: BackplaneUnavailableError | None) -> None:
         if error is not None:
             self._lose(error)
+            if self._sink is not None:
+                self._watch.failed(name, error)
         self._check()
+
+    def _report_down(self, error: BackplaneUnavailableError) -> None:
+        if not self._commands.is_up:
+            self._watch.failed("publishing", error)
+        if not self._subscriptions.is_up:
+            self._watch.failed("subscription", error)
 
     def _lose(self, error: BackplaneUnavailableError) -> None:
         if self._outage is None and self._sink is not None:
@@ -137,6 +203,7 @@ class RedisSession:
         if self._sink is None:
             return
         self._hold()
+        self._watch_connections()
         if self._commands.is_up and self._subscriptions.is_up:
             self._undecided_until = None
         if self._commands.is_up and self._subscriptions.is_up and self.subscriber.is_restored:
@@ -151,12 +218,22 @@ class RedisSession:
         elif self._first is not None and not self._first.done():
             failures = max(self._commands.failures, self._subscriptions.failures)
             if failures >= max(self._options.connect_retry, 1):
-                error = BackplaneUnavailableError(
+                text = (
                     "It was not possible to connect to the redis server(s). There was an error: to start without "
                     "Redis and connect when it comes, set abort_on_connect_fail to False (abortConnect=false)."
                 )
-                error.__cause__ = self._outage
-                self._first.set_exception(error)
+                self._first.set_exception(unavailable(text, self._outage))
+
+    def _watch_connections(self) -> None:
+        publishing, subscription = self._commands.connection, self._subscriptions.connection
+        if self._commands.is_up and publishing is not None:
+            self._watch.works("publishing", publishing.endpoint)
+            if self.subscriber.is_answered or self._options.backlog == "fail_fast":
+                # Not before: what waits until this node hears itself would be measured with it.
+                self._server.look_at(publishing)
+        if self._subscriptions.is_up and subscription is not None and self.subscriber.is_answered:
+            self._watch.works("subscription", subscription.endpoint)
+            self._watch.hears(self.subscriber.regained, all_of_them=self.subscriber.is_restored)
 
     def _hold(self) -> None:
         """Keep publishes back while our own subscriptions are on their way, but not for long."""

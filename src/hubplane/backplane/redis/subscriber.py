@@ -14,7 +14,8 @@ from collections.abc import Callable, Collection
 from enum import Enum
 from itertools import islice
 
-from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error
+from hubplane.backplane.redis.access import refusal
+from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error, unavailable
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ReplyError, pack_command
 from hubplane.backplane.redis.wanted import Channel, Subscribe, Ticket, WantedChannels
@@ -67,6 +68,7 @@ class Subscriber:
 
     Attributes:
         missed: Wanted channels were without a connection since this was last set to False.
+        regained: The channels that were, and are confirmed since somebody emptied this.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class Subscriber:
         self._clock = clock
         self._deliver = deliver
         self._on_settled = on_settled
+        self._options = options
         self._timeout = options.async_timeout
         self._fail_fast = options.backlog == "fail_fast"
         self._commands = {kind: options.command(kind.name) or kind.name for kind in _Kind}
@@ -96,6 +99,7 @@ class Subscriber:
         self._restoring_refused = 0
         self._pumping = False
         self.missed = False
+        self.regained: list[str] = []
 
     @property
     def wanted(self) -> int:
@@ -106,6 +110,11 @@ class Subscriber:
     def refused(self) -> int:
         """How many wanted channels Redis refuses at present."""
         return len(self._refused)
+
+    @property
+    def restoring(self) -> int:
+        """How many of the channels that were wanted when the connection came are not confirmed yet."""
+        return self._restoring
 
     @property
     def is_restored(self) -> bool:
@@ -170,6 +179,7 @@ class Subscriber:
             channel.restoring = channel.marked = True
         self._restoring = len(wanted)
         self._restoring_refused = 0
+        self.regained.clear()
         self.missed = self.missed or bool(wanted)
         self._marked = deque(wanted)
         self._pump()
@@ -330,6 +340,7 @@ class Subscriber:
         if channel.restoring:
             channel.restoring = False
             self._restoring -= 1
+            self.regained.append(channel.name)
             if self._restoring == self._restoring_refused:
                 self._on_settled()
 
@@ -368,9 +379,9 @@ class Subscriber:
                 self._restoring_refused += 1
             channel.refusal = error
             self._refused[channel] = None
-        refusal = BackplaneUnavailableError(f"Redis refused to subscribe channel {channel.name}: {error}")
-        refusal.__cause__ = error
-        self._wanted.refuse(channel, refusal)
+        text = f"Redis refused to subscribe channel {channel.name}"
+        wire = channel.wire.decode()
+        self._wanted.refuse(channel, refusal(text, error, self._options, command="SUBSCRIBE", channel=wire))
 
     def _forget_refusal(self, channel: Channel) -> None:
         if channel.refusal is not None:
@@ -394,6 +405,4 @@ class Subscriber:
         return self._unavailable(text)
 
     def _unavailable(self, text: str) -> BackplaneUnavailableError:
-        error = BackplaneUnavailableError(text)
-        error.__cause__ = self._error
-        return error
+        return unavailable(text, self._error)

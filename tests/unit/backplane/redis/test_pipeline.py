@@ -63,7 +63,9 @@ async def test_error_reply_goes_to_its_own_command(wire: Callable[[], Wire]) -> 
     futures = [submit(pipeline, "a"), submit(pipeline, "b")]
     await turn()
     redis.receive(b"-NOPERM no\r\n>2\r\n+invalidate\r\n*0\r\n:7\r\n")
-    assert await refusal(futures[0]) == "Redis refused the command: NOPERM no"
+    assert await refusal(futures[0]) == (
+        "Redis refused the command PUBLISH room: NOPERM no. The node's user needs: ACL SETUSER default +publish &*"
+    )
     assert await futures[1] == 7
 
 

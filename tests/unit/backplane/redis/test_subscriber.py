@@ -188,7 +188,10 @@ async def test_refusal_is_rolled_back(wire: Callable[[], Wire]) -> None:
     assert redis.commands() == [[b"SUBSCRIBE", b"mine"], [b"SUBSCRIBE", b"secret"]]
     redis.answer(b"subscribe", b"mine")
     redis.receive(NOPERM)
-    assert await error_of(call) == "Redis refused to subscribe channel secret: NOPERM no permissions"
+    assert await error_of(call) == (
+        "Redis refused to subscribe channel secret: NOPERM no permissions. "
+        "The node's user needs: ACL SETUSER default +subscribe &*"
+    )
     await other
     await turns()
     assert redis.commands() == [[b"UNSUBSCRIBE", b"mine"]]
