@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeAlias, cast  # ASGI messages hold what servers put there
+from typing import TYPE_CHECKING, Any, cast  # arguments by name are handed on
 
 from hubplane.asgi.beside import AsgiApp, Beside
-from hubplane.asgi.http import AsgiHttpExchange
-from hubplane.asgi.websocket import open_websocket
+from hubplane.asgi.http import Receive, Scope, Send
+from hubplane.asgi.serving import serve_lifespan, serve_scope
 from hubplane.auth.users import Authenticator
 from hubplane.backplane.base import Backplane
 from hubplane.clock import Clock, SystemClock
@@ -55,14 +55,6 @@ if TYPE_CHECKING:
 __all__ = ["HubApp"]
 
 logger = logging.getLogger(__name__)
-
-Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-
-# What a 401 has to say (RFC 9110); browsers show no dialog for it.
-_CHALLENGE = (("www-authenticate", "Bearer"),)
 
 
 class HubApp:
@@ -180,7 +172,6 @@ class HubApp:
                 Without one, a constructor's parameters with FastAPI's `Depends` are made.
             filters: Hub filters, outermost first, inside those of the app.
             authenticators: Instead of the app's.
-            user_id_provider: Computes a connection's user id from the connection, once.
             negotiate: Asked with the `ConnectionRequest` of each negotiate request, and may be async. None goes on
                 here, a `NegotiateRedirect` sends the client elsewhere, a `HubException` refuses it with that text.
             user_id_provider: Computes a connection's user id from the connection, once, and for each new login.
@@ -401,62 +392,14 @@ class HubApp:
         """The ASGI application."""
         kind = scope["type"]
         if kind == "lifespan":
-            await self._serve_lifespan(receive, send)
+            await serve_lifespan(self.lifespan, receive, send)
             return
         if not self._running:
             raise ConfigurationError(
                 "This HubApp is not running. Mounted in a framework it needs the framework's lifespan: "
                 "FastAPI(lifespan=hubs.lifespan), or enter `async with hubs.lifespan():` in your own."
             )
-        endpoint, subpath = self._match(scope)
-        if kind == "websocket":
-            exchange = open_websocket(scope, receive, send)
-            if endpoint is None or subpath:
-                await exchange.reject(404, b"", content_type=None)
-            elif (status := await endpoint.gate.refusal(exchange.request)) is not None:
-                await exchange.reject(status, b"", content_type=None)
-            else:
-                await endpoint.router.websocket(exchange)
-        elif kind == "http":
-            http = AsgiHttpExchange(scope, receive, send)
-            if endpoint is None:
-                await http.respond(404, b"", content_type=None)
-            elif (status := await endpoint.gate.refusal(http.request)) is not None:
-                await http.respond(status, b"", content_type=None, headers=_CHALLENGE if status == 401 else ())
-            else:
-                await endpoint.router.http(http, subpath)
-        else:
-            raise ConfigurationError(f"HubApp serves http, websocket and lifespan scopes, not {kind!r}.")
-
-    def _match(self, scope: Scope) -> tuple[HubEndpoint | None, str]:
-        path: str = scope["path"]
-        root: str = scope.get("root_path", "")
-        # Some servers leave the root out of the path; a root that ends within a name is none of ours.
-        if root and path.startswith(root) and path[len(root) : len(root) + 1] in {"", "/"}:
-            path = path[len(root) :]
-        path = path.rstrip("/")
-        endpoint = self._endpoints.get(path)
-        if endpoint is not None:
-            return endpoint, ""
-        base, _, last = path.rpartition("/")
-        return (self._endpoints.get(base), last) if last in {"negotiate", "refresh"} else (None, "")
-
-    async def _serve_lifespan(self, receive: Receive, send: Send) -> None:
-        await receive()
-        async with AsyncExitStack() as stack:  # for a server that cancels instead of shutting down
-            try:
-                await stack.enter_async_context(self.lifespan())
-            except Exception as error:
-                await send({"type": "lifespan.startup.failed", "message": str(error)})
-                raise
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            try:
-                await stack.aclose()
-            except Exception as error:
-                await send({"type": "lifespan.shutdown.failed", "message": str(error)})
-                raise
-            await send({"type": "lifespan.shutdown.complete"})
+        await serve_scope(self._endpoints, scope, receive, send)
 
 
 def _make_backplane(
