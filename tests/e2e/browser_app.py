@@ -97,7 +97,10 @@ cors = Middleware(
 )
 hubs = HubApp(
     options=HubOptions(enable_detailed_errors=True),
-    transport_options=TransportOptions(allowed_origins=(PAGE_ORIGIN,) if PAGE_ORIGIN else ()),
+    transport_options=TransportOptions(
+        allowed_origins=(PAGE_ORIGIN,) if PAGE_ORIGIN else (),
+        allow_stateful_reconnects=True,
+    ),
 )
 hubs.add_hub("/chat", ChatHub)
 hubs.add_hub("/members", MembersHub)

@@ -244,3 +244,29 @@ def test_page_that_goes_offline(page: Page, other: str, transport: str) -> None:
         page.invoke("SendToRoom", "room", "to others")
         page.invoke("SendToMe", "after")
         assert page.event("message") == ["after"], "the group has forgotten it"
+
+
+def test_page_with_stateful_reconnect_that_goes_offline(page: Page, browser: Chromium, other: str) -> None:
+    """When the cable is back, the connection goes on as it was: same id, same groups, and nothing missing or twice."""
+    sender = Page(browser, other)
+    sender.connect(f"{other}/hubs/chat", "ws")
+    with Cable(int(other.rpartition(":")[2])) as cable:
+        url = f"http://127.0.0.1:{cable.port}/hubs/chat"
+        first = page.connect(url, "ws", stateful=True, reconnect=[0, *[100] * 100])
+        page.invoke("Join", "room")
+        sender.invoke("SendToRoom", "room", "before")
+        assert page.event("message") == ["before"]
+        # The client tries for a new socket once, when it learns that the old one is dead: a sleeping laptop wakes up.
+        cable.hang()
+        page.offline(True)
+        page.run("window.answer = connections.it.invoke('Echo', 'asked')")
+        for number in range(20):
+            sender.invoke("SendToRoom", "room", str(number))
+        page.offline(False)
+        cable.pull()
+        cable.plug_in()
+        assert [page.event("message") for _ in range(20)] == [[str(number)] for number in range(20)]
+        assert page.run("return await window.answer") == "asked"
+        assert page.run("return [connections.it.connectionId, connections.it.state]") == [first, "Connected"]
+        assert page.run("return seen.it") == [], "to the page nothing has happened"
+    sender.close()
