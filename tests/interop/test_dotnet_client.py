@@ -118,13 +118,15 @@ def test_dotnet_client_loses_its_socket(
     connect: Connect, ours: HubNode, theirs: AspNetNode, protocol: str, how: str
 ) -> None:
     """With stateful reconnect a .NET client loses its socket again and again, and no call, item or message."""
+    # The stream outlives the breaks: one that ended just before a break disturbs this client's count, with the original
+    # server as with ours (docs/how-to/stateful-reconnect.md).
     rounds = 40
     with BreakingProxy(int(ours.url.rsplit(":", 1)[1])) as proxy:
         client = connect(f"{proxy.url}/chat", protocol, user="net", options=("--stateful",))
         far = connect(theirs.chat, protocol)
         group = f"stateful {protocol} {how}"
         client.invoke("Join", group)
-        client.tell(cmd="stream", id="stream", method="Counter", args=[200, 5], itemType="int")
+        client.tell(cmd="stream", id="stream", method="Counter", args=[1_000_000, 5], itemType="int")
         for number in range(rounds):
             assert client.invoke("Add", number, 1, resultType="int") == number + 1
             client.tell(cmd="send", id=f"send {number}", method="SendToCaller", args=["self", str(number)])
@@ -132,11 +134,11 @@ def test_dotnet_client_loses_its_socket(
             if number % 8 == 3:
                 getattr(proxy, how)()
         assert proxy.breaks >= 5
-        end = client.take(lambda e: e["event"] == "stream_end" and e["id"] == "stream", 30.0)
-        assert end is not None
-        assert not end["error"]
+        client.tell(cmd="cancel", id="stream")
+        assert client.take(lambda e: e["event"] == "stream_end" and e["id"] == "stream", 30.0) is not None
         items = [e["value"] for e in client.events if e["event"] == "stream_item" and e["id"] == "stream"]
-        assert items == list(range(200))
+        assert len(items) > rounds
+        assert items == list(range(len(items)))
         told = [client.message() for _ in range(2 * rounds)]
         for source in ("self", "far"):
             heard = [message[1] for message in told if message is not None and message[0] == source]
