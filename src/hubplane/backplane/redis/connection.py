@@ -50,6 +50,7 @@ class RedisConnection(asyncio.Protocol):
     Attributes:
         endpoint: What it is connected to.
         role: "master" or "replica" as the server said; empty where it did not.
+        mode: "standalone", "cluster" or "sentinel" as the server said; empty where it did not.
         resp: The protocol spoken, 2 or 3.
         heard: Something arrived since this was last set to False.
         writable: The socket takes more; set through the transport's flow control.
@@ -60,6 +61,7 @@ class RedisConnection(asyncio.Protocol):
         self.endpoint = endpoint
         self._limit = limit
         self.role = ""
+        self.mode = ""
         self.resp = 2
         self.heard = False
         self.writable = False
@@ -258,6 +260,8 @@ async def _greet(connection: RedisConnection, options: RedisOptions) -> None:
             connection.resp = 3
             role = reply.get(b"role")
             connection.role = role.decode() if isinstance(role, bytes) else ""
+            mode = reply.get(b"mode")
+            connection.mode = mode.decode() if isinstance(mode, bytes) else ""
         elif not isinstance(reply, ReplyError):
             raise BackplaneUnavailableError(f"{hello} was answered with {str(reply)[:80]!r}; this is not Redis")
         # A refused password stays refused; any other error may mean an old server, or one that forbids the command.

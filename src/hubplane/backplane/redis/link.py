@@ -53,9 +53,11 @@ class Link:
         supervisor: Owns the attempt that runs beside a silent connection.
         on_change: Called after every change of `is_up`, with the error when it went down.
         connect: Opens a connection; a test has its own.
+        dial: Finds the server and opens a connection, in place of trying the addresses in turn.
+        accept: Looks at each new connection before it is used, and returns it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one decision of its owner's
         self,
         name: str,
         user: LinkUser,
@@ -66,6 +68,8 @@ class Link:
         supervisor: Supervisor,
         on_change: Callable[[BackplaneUnavailableError | None], None],
         connect: Callable[[Endpoint, RedisOptions], Awaitable[RedisConnection]] = open_connection,
+        dial: Callable[[], Awaitable[RedisConnection]] | None = None,
+        accept: Callable[[RedisConnection], Awaitable[RedisConnection]] | None = None,
     ) -> None:
         self._name = name
         self._user = user
@@ -75,6 +79,8 @@ class Link:
         self._supervisor = supervisor
         self._on_change = on_change
         self._connect = connect
+        self._dial_once = dial or self._open_any
+        self._accept = accept
         self._connection: RedisConnection | None = None
         self._suspected = False
         self._interval = options.liveness_interval or max(options.keep_alive, 0.0)
@@ -88,6 +94,11 @@ class Link:
     def is_up(self) -> bool:
         """There is a connection, and it is trusted."""
         return self._connection is not None and not self._suspected
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where it is connected to; None when it is not."""
+        return self._connection.endpoint if self._connection is not None else None
 
     @property
     def failures(self) -> int:
@@ -104,6 +115,11 @@ class Link:
         finally:
             if self._connection is not None:
                 self._connection.close()
+
+    def leave(self, reason: BackplaneUnavailableError) -> None:
+        """Give up the present connection, if there is one, for a new one."""
+        if self._connection is not None:
+            self._connection.abort(reason)
 
     def tick(self, now: float) -> None:
         """Probe an idle connection, and distrust a silent one; call it several times per interval."""
@@ -192,7 +208,8 @@ class Link:
             if self._failures:
                 await self._clock.sleep(self._pause())
             try:
-                return await self._open_any()
+                connection = await self._dial_once()
+                return connection if self._accept is None else await self._accept(connection)
             except BackplaneUnavailableError as error:
                 level = logging.WARNING if not self._failures else logging.DEBUG
                 logger.log(level, "%s (%s)", error, self._name)
