@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import count
 
 import pytest
 
@@ -12,6 +13,7 @@ from hubplane.backplane.memory import MemoryBackplane, MemoryBus
 from hubplane.backplane.redis.configuration import parse
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
+from hubplane.backplane.redis.slots import SLOTS, slot_of
 from hubplane.testing.backplane_contract import BackplaneContract, BackplaneFleet
 from hubplane.testing.redis_fleets import RedisCluster, RedisSentinels
 from hubplane.testing.redis_server import RedisServer, RedisServerKind, find_redis_server
@@ -63,13 +65,15 @@ class TestRedisBackplane(BackplaneContract):
         return BackplaneFleet(node=lambda: RedisBackplane(options), interrupt=server.kill, resume=server.start)
 
 
+@pytest.fixture(scope="module")
+def sentinels() -> Iterator[RedisSentinels]:
+    """A primary without a replica, so that it is away as long as it is."""
+    with RedisSentinels(replicas=0, sentinels=1) as sentinels:
+        yield sentinels
+
+
 class TestRedisOverSentinels(BackplaneContract):
     """One primary that Sentinels name."""
-
-    @pytest.fixture(scope="class")
-    def sentinels(self) -> Iterator[RedisSentinels]:
-        with RedisSentinels(replicas=0, sentinels=1) as sentinels:
-            yield sentinels
 
     @pytest.fixture
     def fleet(self, sentinels: RedisSentinels) -> BackplaneFleet:
@@ -99,11 +103,19 @@ class TestRedisCluster(BackplaneContract):
             parse(cluster.configuration), channel_prefix="Contract:", async_timeout=2.0, mode=request.param
         )
 
+        prefix = b"Contract:" if request.param == "sharded" else b""
+        fences = [
+            next(f"fence {n}" for n in count() if slot_of(prefix + b"fence %d" % n) * 3 // SLOTS == third)
+            for third in range(3)
+        ]
+
         def resume() -> None:
             for server in cluster.servers:
                 server.start()
 
-        return BackplaneFleet(node=lambda: RedisBackplane(options), interrupt=cluster.interrupt, resume=resume)
+        return BackplaneFleet(
+            node=lambda: RedisBackplane(options), interrupt=cluster.interrupt, resume=resume, fences=tuple(fences)
+        )
 
 
 class TestShardChannelsOnOneServer(BackplaneContract):
