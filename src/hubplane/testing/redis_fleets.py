@@ -73,6 +73,14 @@ class _Fleet:
         """Kill all servers and remove their folders."""
         self._stack.close()
 
+    def start(self) -> None:
+        """Start every server that does not run; from the thread that the fleet was started in (see `RedisServer`)."""
+        for server in self._all():
+            server.start()
+
+    def _all(self) -> Sequence[RedisServer]:
+        return self.servers
+
     def interrupt(self) -> None:
         """Kill all servers as if at one moment."""
         for server in self.servers:
@@ -180,10 +188,16 @@ class RedisCluster(_Fleet):
         return _text(server.command("CLUSTER", "MYID"))
 
     def role(self, server: RedisServer) -> str:
-        """ "master" or "slave", as the server itself says."""
+        """What a server says it is: master or slave."""
         reply = server.command("ROLE")
         assert isinstance(reply, list)
         return _text(reply[0])
+
+    def primary_of(self, replica: RedisServer) -> RedisServer | None:
+        """The server that a replica follows."""
+        reply = replica.command("ROLE")
+        assert isinstance(reply, list)
+        return next((server for server in self.servers if server.port == reply[2]), None)
 
     def wait_until_well(self) -> None:
         """Block until every running server finds the cluster in order, all links up and all replicas in step."""
@@ -206,7 +220,7 @@ class RedisCluster(_Fleet):
         Raises:
             BackplaneUnavailableError: No two of three agree on a running one.
         """
-        running = {server.port: server for server in self.servers if server.pid is not None}
+        running = {s.port: s for s in self.servers if s.pid is not None and not s.paused}
         votes: dict[int, int] = {}
         for server in running.values():
             for line in self.nodes(server):
@@ -236,8 +250,7 @@ class RedisCluster(_Fleet):
 
     def resume(self) -> None:
         """Start every server that does not run, and wait until the cluster is well."""
-        for server in self.servers:
-            server.start()
+        self.start()
         self.wait_until_well()
 
 
@@ -322,6 +335,9 @@ class RedisSentinels(_Fleet):
             for _ in range(sentinels)
         ]
 
+    def _all(self) -> Sequence[RedisServer]:
+        return [*self.servers, *self.sentinels]
+
     @property
     def configuration(self) -> str:
         """A StackExchange.Redis configuration string: the Sentinels and the primary's name."""
@@ -345,7 +361,7 @@ class RedisSentinels(_Fleet):
         self.wait_until_well()
 
     def primary(self) -> RedisServer:
-        """The running primary, as most of the running Sentinels say and as the server itself says.
+        """The running primary, as most of the running Sentinels say and as the server itself says; no frozen one.
 
         Raises:
             BackplaneUnavailableError: They do not agree on a running one.
@@ -354,7 +370,7 @@ class RedisSentinels(_Fleet):
         said = [sentinel.command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.name) for sentinel in running]
         for server in self.servers:
             agreeing = sum(isinstance(item, list) and item[1] == str(server.port).encode() for item in said)
-            if server.pid is not None and agreeing * 2 > len(running):
+            if server.pid is not None and not server.paused and agreeing * 2 > len(running):
                 role = server.command("ROLE")
                 if isinstance(role, list) and role[0] == b"master":
                     return server
@@ -386,8 +402,7 @@ class RedisSentinels(_Fleet):
 
     def resume(self) -> None:
         """Start every server that does not run, and wait until all is well."""
-        for server in (*self.servers, *self.sentinels):
-            server.start()
+        self.start()
         self.wait_until_well()
 
 

@@ -142,6 +142,11 @@ class RedisServer:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
+    def paused(self) -> bool:
+        """It is frozen."""
+        return self._paused
+
+    @property
     def url(self) -> str:
         """A ``redis://`` or ``unix://`` URL, with the password if there is one."""
         secret = f":{quote(self._password, safe='')}@" if self._password else ""

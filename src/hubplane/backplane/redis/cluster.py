@@ -140,7 +140,8 @@ class ClusterSession:
 
     async def subscribe(self, names: Collection[str], *, keep: bool) -> None:
         """Want channels; see `Backplane.subscribe`."""
-        somebody = self._undecided_until is not None or any(shard.hears for shard in self._shards.values())
+        undecided = self._undecided_until is not None and self.outage is None
+        somebody = undecided or any(shard.hears for shard in self._shards.values())
         nobody = self.outage or BackplaneUnavailableError("There is no connection to Redis.")
         await self.placement.subscribe(names, keep=keep, away=None if somebody else nobody)
 
@@ -336,7 +337,11 @@ class ClusterSession:
                 shard.was_up = shard.is_up
                 turned = True
                 if not shard.was_up:
-                    self._lose(error or BackplaneUnavailableError(f"Redis at {shard.endpoint} is away."))
+                    lost = error or BackplaneUnavailableError(f"Redis at {shard.endpoint} is away.")
+                    self._lose(lost)
+                    if not self._sharded and any(other.is_up for other in self._shards.values()):
+                        # Another one takes its place; what this one does later must not count as confirmed in order.
+                        shard.abandon(lost)
         if turned:
             self._look_soon()
             self._settle()

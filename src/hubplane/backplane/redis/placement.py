@@ -59,7 +59,7 @@ class Placement:
         on_misplaced: Called when a server says that a channel is not its own.
 
     Attributes:
-        missed: A channel that was heard was without a server since this was last set to False.
+        missed: A channel that is wanted was without a server since this was last set to False.
     """
 
     def __init__(
@@ -113,6 +113,7 @@ class Placement:
         for channel in list(self._wanted.channels.values()):
             if channel.kept:
                 self._restoring.add(channel)
+                self.missed = True
             self._changed(channel)
 
     async def subscribe(self, names: Collection[str], *, keep: bool, away: BackplaneUnavailableError | None) -> None:
@@ -143,6 +144,7 @@ class Placement:
         for name in names:
             if not (channel := self._wanted.channels[name]).confirmed:
                 self._restoring.add(channel)
+                self.missed = True
 
     async def unsubscribe(self, names: Collection[str]) -> None:
         """No longer want channels and wait until Redis knows; not longer than the connection or the deadline."""
@@ -180,6 +182,8 @@ class Placement:
         for ticket in list(self._wanted.tickets):
             if ticket.keep or self._fail_fast:
                 self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
+                if ticket.keep:
+                    self.keep([channel.name for channel in ticket.channels])
 
     def _changed(self, channel: Channel) -> None:
         """Put a channel right whose wanted state may have changed."""

@@ -96,6 +96,10 @@ class Shard:
         self._supervisor.start(self._commands.run(), "commands", vital=True)
         self._supervisor.start(self._subscriptions.run(), "subscriptions", vital=True)
 
+    def abandon(self, reason: BackplaneUnavailableError) -> None:
+        """Fail what was sent and not answered; the server may be frozen, and carry it out much later."""
+        self._commands.leave(reason)
+
     def tick(self, now: float) -> None:
         """Look at deadlines and probes; call it several times per interval."""
         self.pipeline.expire(now)
