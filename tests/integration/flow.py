@@ -135,9 +135,7 @@ def lost_between(fleet: Fleet) -> int:
                 numbers = set(hearer.heard(channel, publisher))
                 last = max(numbers, default=0)
                 lost += sum(
-                    number not in numbers
-                    for name, number in publisher.confirmed
-                    if name == channel and number <= last
+                    number not in numbers for name, number in publisher.confirmed if name == channel and number <= last
                 )
     return lost
 
@@ -159,4 +157,3 @@ async def flowing(options: RedisOptions, channels: Sequence[str], nodes: int = 2
         finally:
             await publishers.close()
         assert work.cancelled()
-

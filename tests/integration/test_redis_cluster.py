@@ -168,7 +168,9 @@ async def test_primary_dies(cluster: RedisCluster, mode: RedisMode) -> None:
         await fleet.caught_up()
         lost = lost_between(fleet)
         await eventually(lambda: cluster.owner(0), "a replica is the primary")
-        await eventually(lambda: subscribed(cluster.owner(0), options.channel_prefix, sharded=mode == "sharded"), "moved")
+        await eventually(
+            lambda: subscribed(cluster.owner(0), options.channel_prefix, sharded=mode == "sharded"), "moved"
+        )
         await fleet.caught_up()
         cluster.start()
         await asyncio.to_thread(cluster.wait_until_well)
@@ -197,10 +199,11 @@ async def test_slot_moves(cluster: RedisCluster, mode: RedisMode) -> None:
             await asyncio.to_thread(cluster.move_slot, slot, target)
             await fleet.rounds(3)
         for name in names[:3]:
-            await eventually(lambda n=name: n in subscribed(target, options.channel_prefix, sharded=mode == "sharded"), "in")
             await eventually(
-                lambda n=name: n not in subscribed(source, options.channel_prefix, sharded=mode == "sharded"), "out"
+                lambda n=name: n in subscribed(target, options.channel_prefix, sharded=mode == "sharded"), "in"
             )
+            # A plain one stays at its old place for a while, unheard, for the sake of .NET's counts.
+            assert mode == "compat" or name not in subscribed(source, options.channel_prefix, sharded=True)
         await fleet.rounds(20)
         for node in fleet.nodes:
             if node.sink.events:
@@ -227,7 +230,8 @@ async def test_primary_steps_down(cluster: RedisCluster, mode: RedisMode) -> Non
         await asyncio.to_thread(cluster.fail_over, replica)
         sharded = mode == "sharded"
         await eventually(lambda: subscribed(replica, options.channel_prefix, sharded=sharded), "at the new primary")
-        await eventually(lambda: not subscribed(old, options.channel_prefix, sharded=sharded), "left the old one")
+        if sharded:
+            await eventually(lambda: not subscribed(old, options.channel_prefix, sharded=True), "left the old one")
         await fleet.caught_up()
         fleet.assert_ordered()
         for node in fleet.nodes:

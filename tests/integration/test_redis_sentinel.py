@@ -231,7 +231,9 @@ async def test_replica_is_left_whatever_sentinels_say(sentinels: RedisSentinels,
         node, sink = RedisBackplane(options), RecordingSink()
         async with node.run(sink):
             await sink.event("lost")
-            assert f"says 127.0.0.1:{replica.port}. Redis at 127.0.0.1:{replica.port} is a replica" in str(sink.errors[0])
+            assert f"says 127.0.0.1:{replica.port}. Redis at 127.0.0.1:{replica.port} is a replica" in str(
+                sink.errors[0]
+            )
 
 
 async def test_sentinels_disagree(sentinels: RedisSentinels) -> None:

@@ -23,6 +23,10 @@ __all__ = ["Home", "Placement", "Watcher"]
 
 logger = logging.getLogger(__name__)
 
+# A channel that moved stays subscribed where it was, unheard, for so long: .NET's client learns only after up to a minute
+# (configCheckSeconds) that a slot has another owner, and believes until then what the old one counts.
+_COURTESY_SECONDS = 90.0
+
 
 class Home(Protocol):
     """A server at which channels may be subscribed."""
@@ -84,6 +88,7 @@ class Placement:
         self._wanted = WantedChannels(options.channel_prefix.encode(), self._changed)
         self._heard: dict[str, Home] = {}
         self._moves: dict[str, tuple[Home, Handover]] = {}
+        self._courtesies: dict[str, tuple[Home, float]] = {}
         self._restoring: set[Channel] = set()
         self._refused: set[Channel] = set()
         self._leavings: list[Leaving] | None = None
@@ -165,6 +170,11 @@ class Placement:
                     del self._moves[name]
                 else:
                     self._settle(name, old, move)
+        while self._courtesies:
+            name = next(iter(self._courtesies))
+            if self._courtesies[name][1] > now:
+                break
+            self._end_courtesy(name)
 
     def close(self, error: BackplaneUnavailableError) -> None:
         """Forget everything; whoever still waits fails."""
@@ -175,6 +185,7 @@ class Placement:
         self._wanted.clear()
         self._heard.clear()
         self._moves.clear()
+        self._courtesies.clear()
 
     def give_up(self, error: BackplaneUnavailableError) -> None:
         """No server is there: end the calls that are not to wait for one."""
@@ -198,6 +209,7 @@ class Placement:
             self._restoring.discard(channel)
             self._loop.call_soon(self._on_settled)
         homes = [self._heard.pop(name, None), self._moves.pop(name, (None, None))[0]]
+        homes.append(self._courtesies.pop(name, (None, 0.0))[0])
         homes.append(place.home if isinstance(place, _Place) else None)
         for home in dict.fromkeys(homes):
             if home is not None:
@@ -208,8 +220,9 @@ class Placement:
     # Where it is
 
     def is_used(self, home: Home) -> bool:
-        """Whether a server is still heard for some channel."""
-        return home in self._heard.values() or any(old is home for old, _ in self._moves.values())
+        """Whether some channel is still subscribed at a server."""
+        guests = (*self._moves.values(), *self._courtesies.values())
+        return home in self._heard.values() or any(old is home for old, _ in guests)
 
     def relocate(self) -> None:
         """The homes of channels may have changed: move what is elsewhere."""
@@ -281,7 +294,18 @@ class Placement:
                 # The sink broke its word; the messages behind this one must not pay for it.
                 logger.exception("A sink failed on channel %s.", name)
         self._moves[name] = (old, move)
-        old.subscriber.leave([name])
+        self._end_courtesy(name)
+        if self._sharded:
+            old.subscriber.leave([name])
+        else:
+            self._courtesies[name] = (old, self._clock.monotonic() + _COURTESY_SECONDS)
+
+    def _end_courtesy(self, name: str) -> None:
+        home, _ = self._courtesies.pop(name, (None, 0.0))
+        place = self._wanted.channels[name].sent
+        at_home = isinstance(place, _Place) and place.home is home
+        if home is not None and not at_home and self._heard.get(name) is not home:
+            home.subscriber.leave([name])
 
     # What the servers say
 
