@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
@@ -111,9 +112,7 @@ class Fleet:
         numbers = {(node, channel): node.sent[channel] for node in self.nodes for channel in self.channels}
         for hearer in self.nodes:
             for (publisher, channel), number in numbers.items():
-                await hearer.sink.until(
-                    lambda h=hearer, p=publisher, c=channel, n=number: (heard := h.heard(c, p)) and heard[-1] >= n
-                )
+                await hearer.sink.until(partial(_reached, hearer.heard(channel, publisher), number))
 
     def assert_ordered(self) -> None:
         """Nothing arrived twice, and no confirmed message before one that was published before it on its channel."""
@@ -124,6 +123,10 @@ class Fleet:
                     assert len(numbers) == len(set(numbers)), (hearer.name, publisher.name, channel)
                     confirmed = [number for number in numbers if (channel, number) not in publisher.failed]
                     assert confirmed == sorted(confirmed), (hearer.name, publisher.name, channel)
+
+
+def _reached(heard: list[int], number: int) -> bool:
+    return bool(heard) and heard[-1] >= number
 
 
 def lost_between(fleet: Fleet) -> int:

@@ -67,7 +67,7 @@ def count_at(server: RedisServer, channel: str) -> object:
 
 @pytest.mark.parametrize("form", ["configuration", "url"])
 @pytest.mark.parametrize("protocol", [2, 3])
-async def test_primary_is_found(sentinels: RedisSentinels, form: str, protocol: int) -> None:
+async def test_primary_is_found(sentinels: RedisSentinels, form: str, protocol: Literal[2, 3]) -> None:
     """A string with serviceName, and a redis+sentinel URL, name Sentinels; the messages go through the primary."""
     options = replace(parse(getattr(sentinels, form)), channel_prefix=f"T{next(prefixes)}:", protocol=protocol)
     async with running(options, "room") as (node, sink):
@@ -262,7 +262,7 @@ async def test_passwords(sentinel_password: str | None) -> None:
     with RedisSentinels(password="first", sentinel_password=sentinel_password) as sentinels:
         assert sentinel_password is None or "sentinelPassword=other" in sentinels.configuration
         for protocol in (2, 3):
-            options = replace(parse(sentinels.configuration), protocol=protocol)  # type: ignore[arg-type]
+            options = replace(parse(sentinels.configuration), protocol=protocol)
             async with running(options, "room") as (node, _):
                 assert await node.publish("room", b"x") == 1
         node, sink = RedisBackplane(replace(options, password="wrong", sentinel_password="wrong")), RecordingSink()

@@ -45,8 +45,9 @@ def parse(text: str, *, ignore_unknown: bool = False) -> RedisOptions:
         text: A StackExchange.Redis string such as ``localhost:6379,ssl=true,channelPrefix=MyApp``, or a URL such as
             ``redis://user:password@localhost:6379/0?channelPrefix=MyApp``, ``rediss://...`` or
             ``unix:///run/redis.sock``; with Sentinels ``redis+sentinel://one:26379,two/mymaster``, for a Cluster
-            ``redis+cluster://one:6379,two``, either with ``rediss`` for TLS. A URL takes the same keys behind its ``?``; passwords in it are
-            percent-encoded, those in a string are not and cannot contain a comma.
+            ``redis+cluster://one:6379,two``, either with ``rediss`` for TLS. A URL takes the same keys behind its
+            ``?``, and ``mode=sharded``; passwords in it are percent-encoded, those in a string are not and cannot
+            contain a comma.
         ignore_unknown: Skip keys that do not exist.
 
     Returns:
@@ -84,10 +85,8 @@ def _parse_url(text: str, *, ignore_unknown: bool) -> StackExchangeConfiguration
             "A / ? # or @ in a user or password must be percent-encoded."
         )
     user, separator, password = login.partition(":")
-    if user:
-        found.values["user"] = unquote(user)
-    if separator:
-        found.values["password"] = unquote(password)
+    found.values |= {"user": unquote(user)} if user else {}
+    found.values |= {"password": unquote(password)} if separator else {}
     if scheme == "unix":
         if not parts.path:
             raise ConfigurationError("The Redis URL names no socket. Write unix:///path/to/redis.sock.")

@@ -233,7 +233,8 @@ class Link:
             except BackplaneUnavailableError as error:
                 failure = error
                 continue
-            if len(addresses) == 1 or connection.role in {"", "master"}:
+            # Any node of a Cluster can tell who the others are.
+            if len(addresses) == 1 or connection.role in {"", "master"} or connection.mode == "cluster":
                 return connection
             connection.close()
             failure = failure or BackplaneUnavailableError(f"Redis at {address} is a replica.")

@@ -23,8 +23,8 @@ __all__ = ["Home", "Placement", "Watcher"]
 
 logger = logging.getLogger(__name__)
 
-# A channel that moved stays subscribed where it was, unheard, for so long: .NET's client learns only after up to a minute
-# (configCheckSeconds) that a slot has another owner, and believes until then what the old one counts.
+# A channel that moved stays subscribed where it was, unheard, for so long: .NET's client learns only after up to a
+# minute (configCheckSeconds) that a slot has another owner, and believes until then what the old one counts.
 _COURTESY_SECONDS = 90.0
 
 
