@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -120,7 +120,8 @@ class Fleet:
             for publisher in self.nodes:
                 for channel in self.channels:
                     numbers = hearer.heard(channel, publisher)
-                    assert len(numbers) == len(set(numbers)), (hearer.name, publisher.name, channel)
+                    twice = [number for number, times in Counter(numbers).items() if times > 1]
+                    assert not twice, (hearer.name, publisher.name, channel, twice, len(numbers))
                     confirmed = [number for number in numbers if (channel, number) not in publisher.failed]
                     assert confirmed == sorted(confirmed), (hearer.name, publisher.name, channel)
 

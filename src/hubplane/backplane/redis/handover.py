@@ -11,11 +11,12 @@ from collections import Counter, deque
 
 __all__ = ["Handover"]
 
-# How long both are heard, and for how long after it late copies from the new one are recognised; seconds.
-_OVERLAP = 0.5
+# A message reaches this node from both servers within so long; the bus between servers may be slower by tens of
+# milliseconds than the link to the one that it was published on.
+_LAG = 0.5
+# How long both are compared, and for how long after it late copies from the new one are recognised.
+_OVERLAP = 1.0
 _ECHO = 1.0
-# What came from the old one in this time before the end may still be on its way from the new one.
-_RECENT = 0.25
 # More than that is not remembered: the old one is given up at once.
 _LIMIT_BYTES = 4_194_304
 
@@ -27,10 +28,12 @@ class Handover:
         now: Monotonic seconds: both are subscribed.
     """
 
-    __slots__ = ("_bytes", "_ends", "_new", "_old", "_recent", "_settled")
+    __slots__ = ("_begins", "_bytes", "_ends", "_new", "_old", "_recent", "_settled")
 
     def __init__(self, now: float) -> None:
-        self._ends = now + _OVERLAP
+        # What the new one brings before may be a copy of what the old one brought before both were subscribed.
+        self._begins = now + _LAG
+        self._ends = self._begins + _OVERLAP
         self._old: Counter[bytes] = Counter()
         self._recent: deque[tuple[float, bytes]] = deque()
         self._new: list[bytes] = []
@@ -39,7 +42,7 @@ class Handover:
 
     @property
     def is_settled(self) -> bool:
-        """The new one is the one that is heard."""
+        """The new server is the one that is heard."""
         return self._settled
 
     def is_due(self, now: float) -> bool:
@@ -55,16 +58,17 @@ class Handover:
         self._bytes += len(payload)
         return True
 
-    def from_new(self, payload: bytes) -> bool:
+    def from_new(self, payload: bytes, now: float) -> bool:
         """Whether to deliver what the new server brought."""
-        if not self._settled:
+        if self._settled:
+            if self._old[payload] > 0:
+                self._old[payload] -= 1
+                return False
+            return True
+        if now >= self._begins:
             self._new.append(payload)
             self._bytes += len(payload)
-            return False
-        if self._old[payload] > 0:
-            self._old[payload] -= 1
-            return False
-        return True
+        return False
 
     def settle(self, now: float) -> list[bytes]:
         """From here on the new server is heard; returns what the old one has missed."""
@@ -74,8 +78,7 @@ class Handover:
                 self._old[payload] -= 1
             else:
                 missed.append(payload)
-        recent = Counter(payload for when, payload in self._recent if when > now - _RECENT)
-        self._old &= recent
+        self._old &= Counter(payload for when, payload in self._recent if when > now - _LAG)
         self._new.clear()
         self._recent.clear()
         self._settled = True

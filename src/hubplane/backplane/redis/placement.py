@@ -91,6 +91,7 @@ class Placement:
         self._courtesies: dict[str, tuple[Home, float]] = {}
         self._restoring: set[Channel] = set()
         self._refused: set[Channel] = set()
+        self._postponed = False
         self._leavings: list[Leaving] | None = None
         self._error: BackplaneUnavailableError | None = None
         self.missed = False
@@ -170,6 +171,9 @@ class Placement:
                     del self._moves[name]
                 else:
                     self._settle(name, old, move)
+        if self._postponed:
+            self._postponed = False
+            self.relocate()
         while self._courtesies:
             name = next(iter(self._courtesies))
             if self._courtesies[name][1] > now:
@@ -230,7 +234,12 @@ class Placement:
             if channel.wanted:
                 home = self._locate(channel.name)
                 here = channel.sent.home if isinstance(channel.sent, _Place) else None
-                if home is not here:
+                if home is here:
+                    continue
+                if here is not None and here.hears and (e := self._moves.get(channel.name)) and e[1].is_settled:
+                    # Late copies of its last move are still to be told apart.
+                    self._postponed = True
+                else:
                     self._move(channel, here)
 
     def lost(self, home: Home) -> None:
@@ -239,7 +248,7 @@ class Placement:
             place = self._wanted.channels[name].sent
             if not move.is_settled and isinstance(place, _Place) and place.home is home:
                 del self._moves[name]  # the old one goes on being heard
-            elif not move.is_settled and old is home:
+            elif old is home and not move.is_settled:
                 self._settle(name, old, move)
         for name in [name for name, heard in self._heard.items() if heard is home]:
             self._unheard(self._wanted.channels[name])
@@ -249,7 +258,7 @@ class Placement:
         for channel in list(self._wanted.channels.values()):
             place = channel.sent
             if isinstance(place, _Place) and place.home is home and home.subscriber.has(channel.name):
-                self.confirmed(home, channel.name)
+                self._confirm(home, channel)
 
     def _place(self, channel: Channel) -> None:
         home = self._locate(channel.name)
@@ -257,16 +266,17 @@ class Placement:
             return
         channel.sent = _Place(home)
         home.subscriber.keep([channel.name])
-        if home.hears and home.subscriber.has(channel.name):
-            self.confirmed(home, channel.name)
+        if self._can_hear(home, channel.name):
+            self._confirm(home, channel)
+
+    @staticmethod
+    def _can_hear(home: Home, name: str) -> bool:
+        return home.hears and home.subscriber.has(name)
 
     def _move(self, channel: Channel, here: Home | None) -> None:
         name = channel.name
-        if (entry := self._moves.get(name)) is not None:
-            old, move = entry
-            if not move.is_settled:
-                self._settle(name, old, move)
-            self._moves.pop(name, None)
+        # Not settled: the old server has been heard all the time, and goes on being heard.
+        self._moves.pop(name, None)
         heard = self._heard.get(name)
         if here is not None and here is not heard:
             here.subscriber.leave([name])
@@ -325,14 +335,14 @@ class Placement:
         return receive
 
     def _receive(self, home: Home, name: str, payload: bytes) -> None:
-        entry = self._moves.get(name)
+        entry, now = self._moves.get(name), self._clock.monotonic()
         if entry is None:
             wanted = self._heard.get(name) is home
         elif entry[0] is home:
-            wanted = entry[1].from_old(payload, self._clock.monotonic())
+            wanted = entry[1].from_old(payload, now)
         else:
             place = self._wanted.channels[name].sent
-            wanted = isinstance(place, _Place) and place.home is home and entry[1].from_new(payload)
+            wanted = isinstance(place, _Place) and place.home is home and entry[1].from_new(payload, now)
         if wanted:
             self._deliver(name, payload)
 
@@ -341,9 +351,14 @@ class Placement:
         channel = self._wanted.channels.get(name)
         if channel is None or not isinstance(channel.sent, _Place) or channel.sent.home is not home:
             return  # it moved on meanwhile
+        self._confirm(home, channel)
+
+    def _confirm(self, home: Home, channel: Channel) -> None:
+        name = channel.name
         old = self._heard.get(name)
-        if old is None or old is home or not (old.hears and old.subscriber.has(name)):
+        if old is None or old is home or not self._can_hear(old, name):
             self._heard[name] = home
+            self._moves.pop(name, None)
             if old is not None and old is not home:
                 old.subscriber.leave([name])
                 self.missed = True
@@ -380,6 +395,7 @@ class Placement:
             if entry is not None and not entry[1].is_settled:
                 self._settle(name, *entry)
             else:
+                self._moves.pop(name, None)
                 self._unheard(channel)
         self._on_misplaced()
 

@@ -122,20 +122,20 @@ class SlotRoutes:
                 self._lines[slot] = now.pipeline if now is not None else None
             if before is not None:
                 leaving[before].append(slot)
+        unsent = [command for shard in leaving for command in shard.pipeline.take_unsent()]
         for shard, slots in leaving.items():
             if shard.answers and shard.pipeline.unanswered:
                 self._hold([slot for slot in slots if slot not in held], shard, 0.0)
-        for shard in leaving:
-            self._resubmit(shard.pipeline)
+        self._resubmit(unsent)
         if not self._held:
-            self._resubmit(self.lobby)
+            self._resubmit(self.lobby.take_unsent())
 
     def hold(self, *, held: bool) -> None:
         """Keep messages back, or let them go."""
         if held is not self._held:
             self._held = held
             if not held and self._homes is not None:
-                self._resubmit(self.lobby)
+                self._resubmit(self.lobby.take_unsent())
 
     def tick(self, now: float) -> None:
         """Look at deadlines."""
@@ -167,9 +167,9 @@ class SlotRoutes:
             failed.set_exception(BackplaneUnavailableError(f"No server of the Redis Cluster owns slot {slot}."))
         return failed
 
-    def _resubmit(self, source: CommandPipeline) -> None:
-        """Send what a server did not get through those that are its homes now."""
-        for command, future in source.take_unsent():
+    def _resubmit(self, unsent: Sequence[tuple[bytes, asyncio.Future[Any]]]) -> None:
+        """Send what was not sent through those that are its homes now."""
+        for command, future in unsent:
             reader = new_reader()
             reader.feed(command)
             words = reader.gets()
@@ -210,7 +210,7 @@ class SlotRoutes:
                 if not sent.future.done():
                     future = self._submit(sent.command, sent.channel, sent.slot)
                     future.add_done_callback(partial(self._answered, sent))
-            self._resubmit(hold.waiting)
+            self._resubmit(hold.waiting.take_unsent())
 
     def _answered(self, sent: _Sent, answer: asyncio.Future[Any]) -> None:
         """Pass on what became of a message on a shard channel, or send it again elsewhere."""

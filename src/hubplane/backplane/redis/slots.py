@@ -66,10 +66,16 @@ class ClusterView:
         object.__setattr__(self, "primaries", tuple(owners))
 
     @property
-    def rank(self) -> tuple[int, int]:
-        """The greater, the more it is worth: a node that is cut off sees few others, and no new epoch."""
+    def rank(self) -> tuple[int, int, int]:
+        """The greater, the more it is worth: a node that is cut off sees few others, and no new epoch.
+
+        Of two that claim a slot the one with the newer epoch has it, so among equals the view counts that gives more
+        slots to newer nodes.
+        """
         alive = sum(not node.doubted and not node.failed for node in self.primaries)
-        return alive, max((node.epoch for node in self.nodes), default=0)
+        newest = max((node.epoch for node in self.nodes), default=0)
+        weight = sum(node.epoch * (last + 1 - first) for node in self.primaries for first, last in node.slots)
+        return alive, newest, weight
 
     @property
     def replicas(self) -> tuple[Endpoint, ...]:
