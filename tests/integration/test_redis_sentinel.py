@@ -273,6 +273,22 @@ async def test_passwords(sentinel_password: str | None) -> None:
             assert "wrong" not in text
 
 
+async def test_users_with_few_rights(sentinels: RedisSentinels) -> None:
+    """A user of the Sentinels needs two questions and one channel; where the second is refused the first is enough."""
+    options = options_for(sentinels)
+    for server in sentinels.servers:
+        rules = f"on >pw resetchannels &{options.channel_prefix}* +subscribe +unsubscribe +publish +pubsub"
+        server.command("ACL", "SETUSER", "few", "reset", *rules.split(), "+ping", "+hello", "+client")
+    asks = "+sentinel|get-master-addr-by-name +sentinel|master +subscribe +ping +hello +client"
+    for rules in (asks, asks.replace("+sentinel|master ", "")):
+        for sentinel in sentinels.sentinels:
+            sentinel.command("ACL", "SETUSER", "asks", "reset", "on", ">sp", "&+switch-master", *rules.split())
+        login = replace(options, user="few", password="pw", sentinel_user="asks", sentinel_password="sp")
+        async with running(login, "room") as (node, _):
+            assert await node.publish("room", b"x") == 1
+            assert await node.count_subscribers(["room"]) == {"room": 1}
+
+
 async def test_starts_before_the_sentinels() -> None:
     """A node that starts while the servers and their Sentinels are away is whole when they come."""
     with RedisSentinels() as sentinels:

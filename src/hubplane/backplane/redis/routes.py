@@ -43,13 +43,17 @@ class _Sent:
 
 @dataclass(slots=True, eq=False)
 class _Hold:
-    """Slots whose messages wait until their old server has answered for what it got."""
+    """Slots whose messages wait until their old server has answered for what it got.
+
+    What a server sent back goes first, and of that the first one alone: its new server may not know of its office yet.
+    """
 
     slots: list[int]
     waiting: CommandPipeline
     not_before: float
     fenced: bool = False
     returned: list[_Sent] = field(default_factory=list)
+    probe: _Sent | None = None
 
 
 class SlotRoutes:
@@ -151,7 +155,7 @@ class SlotRoutes:
         error = BackplaneUnavailableError("The backplane is not running.")
         for hold in self._holds:
             hold.waiting.close()
-            for sent in hold.returned:
+            for sent in [*hold.returned, *([hold.probe] if hold.probe is not None else [])]:
                 if not sent.future.done():
                     sent.future.set_exception(error)
         self._holds.clear()
@@ -164,8 +168,12 @@ class SlotRoutes:
             return line.submit(command, self._word, channel, future)
         failed = future or asyncio.get_running_loop().create_future()
         if not failed.done():
-            failed.set_exception(BackplaneUnavailableError(f"No server of the Redis Cluster owns slot {slot}."))
+            failed.set_exception(self._no_owner(slot))
         return failed
+
+    @staticmethod
+    def _no_owner(slot: int) -> BackplaneUnavailableError:
+        return BackplaneUnavailableError(f"No server of the Redis Cluster owns slot {slot}.")
 
     def _resubmit(self, unsent: Sequence[tuple[bytes, asyncio.Future[Any]]]) -> None:
         """Send what was not sent through those that are its homes now."""
@@ -201,37 +209,67 @@ class SlotRoutes:
         homes = self._homes
         if homes is None:
             return
-        for hold in [hold for hold in self._holds if hold.fenced and now >= hold.not_before]:
-            self._holds.remove(hold)
-            for slot in hold.slots:
-                home = homes[slot]
-                self._lines[slot] = home.pipeline if home is not None else None
+        for hold in list(self._holds):
+            if not hold.fenced or now < hold.not_before or hold.probe is not None:
+                continue
+            if len(hold.slots) > 1 or not hold.returned:
+                self._end(hold, homes)
+            else:
+                hold.probe = hold.returned.pop(0)
+                self._send_again(hold.probe, homes)
+
+    def _end(self, hold: _Hold, homes: Sequence[Shard | None]) -> None:
+        """Let everything go, but what was sent back of many slots: that goes on slot by slot."""
+        self._holds.remove(hold)
+        for slot in hold.slots:
+            home = homes[slot]
+            self._lines[slot] = home.pipeline if home is not None else None
+        if len(hold.slots) > 1:
+            apart: dict[int, list[_Sent]] = defaultdict(list)
             for sent in hold.returned:
-                if not sent.future.done():
-                    future = self._submit(sent.command, sent.channel, sent.slot)
-                    future.add_done_callback(partial(self._answered, sent))
-            self._resubmit(hold.waiting.take_unsent())
+                apart[sent.slot].append(sent)
+            for slot, returned in apart.items():
+                waiting = self._lines[slot] = CommandPipeline(replace(self._options, backlog="wait"), self._clock)
+                self._holds.append(_Hold([slot], waiting, 0.0, fenced=True, returned=returned))
+        else:
+            for sent in hold.returned:
+                self._send_again(sent, homes)
+        self._resubmit(hold.waiting.take_unsent())
+
+    def _send_again(self, sent: _Sent, homes: Sequence[Shard | None]) -> None:
+        home = homes[sent.slot]
+        if home is not None:
+            answer = home.pipeline.submit(sent.command, self._word, sent.channel)
+            answer.add_done_callback(partial(self._answered, sent))
+        elif not sent.future.done():
+            sent.future.set_exception(self._no_owner(sent.slot))
 
     def _answered(self, sent: _Sent, answer: asyncio.Future[Any]) -> None:
         """Pass on what became of a message on a shard channel, or send it again elsewhere."""
         error = None if answer.cancelled() else answer.exception()
-        if sent.future.done():
-            return
-        if error is None:
-            sent.future.set_result(answer.result())
-        elif self._is_elsewhere(error) and self._clock.monotonic() < sent.deadline:
+        hold = next((hold for hold in self._holds if sent.slot in hold.slots), None)
+        probing = hold is not None and hold.probe is sent
+        if hold is not None and probing:
+            hold.probe = None
+        now, homes = self._clock.monotonic(), self._homes
+        if error is not None and homes is not None and self._is_elsewhere(error) and now < sent.deadline:
             self._on_elsewhere()
-            hold = next((hold for hold in self._holds if sent.slot in hold.slots), None)
-            home = self._homes[sent.slot] if self._homes is not None else None
-            if hold is None and home is None:
-                sent.future.set_exception(error)
-                return
-            if hold is None and home is not None:
+            if hold is None and (home := homes[sent.slot]) is not None:
                 hold = self._hold([sent.slot], home, _PAUSE)
             if hold is not None:
-                hold.returned.append(sent)
-        else:
-            sent.future.set_exception(error)
+                hold.returned.insert(0 if probing else len(hold.returned), sent)
+                hold.not_before = now + _PAUSE if probing else hold.not_before
+                return
+        if not sent.future.done():
+            if error is not None:
+                sent.future.set_exception(error)
+            else:
+                sent.future.set_result(None if answer.cancelled() else answer.result())
+        if hold is not None and probing and homes is not None:
+            if error is None:
+                self._end(hold, homes)
+            else:
+                self._release(now)
 
     def _is_elsewhere(self, error: BaseException) -> bool:
         cause = error.__cause__
