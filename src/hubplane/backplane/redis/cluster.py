@@ -339,7 +339,8 @@ class ClusterSession:
                 if not shard.was_up:
                     lost = error or BackplaneUnavailableError(f"Redis at {shard.endpoint} is away.")
                     self._lose(lost)
-                    if not self._sharded and any(other.is_up for other in self._shards.values()):
+                    others = any(other.is_up for other in self._shards.values())
+                    if others and not self._sharded and not shard.takes:
                         # Another one takes its place; what this one does later must not count as confirmed in order.
                         shard.abandon(lost)
         if turned:
@@ -373,8 +374,7 @@ class ClusterSession:
         """Close servers that left the Cluster, once no channel is heard there."""
         for shard in [shard for shard in self._retired if not (shard.hears and self.placement.is_used(shard))]:
             self._retired.remove(shard)
-            if self.placement.is_used(shard):
-                self.placement.lost(shard)
+            if self.placement.lost(shard):
                 self._lose(BackplaneUnavailableError(f"Redis at {shard.endpoint} has left the Cluster."))
             self._supervisor.start(shard.close(), f"close {shard.endpoint}")
 

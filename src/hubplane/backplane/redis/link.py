@@ -208,8 +208,7 @@ class Link:
             if self._failures:
                 await self._clock.sleep(self._pause())
             try:
-                connection = await self._dial_once()
-                return connection if self._accept is None else await self._accept(connection)
+                return await self._accepted(await self._dial_once())
             except BackplaneUnavailableError as error:
                 level = logging.WARNING if not self._failures else logging.DEBUG
                 logger.log(level, "%s (%s)", error, self._name)
@@ -217,6 +216,18 @@ class Link:
                 if self._connection is None:
                     self._user.detach(error)
                     self._on_change(error)
+
+    async def _accepted(self, connection: RedisConnection) -> RedisConnection:
+        if self._accept is None:
+            return connection
+        accepted = False
+        try:
+            used = await self._accept(connection)
+            accepted = True
+            return used
+        finally:
+            if not accepted:
+                connection.close()
 
     def _pause(self) -> float:
         options = self._options

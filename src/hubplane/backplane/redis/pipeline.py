@@ -58,11 +58,6 @@ class CommandPipeline:
         """Commands that wait to be sent."""
         return len(self._out)
 
-    @property
-    def unanswered(self) -> int:
-        """Commands that were sent and not answered."""
-        return self._awaiting
-
     def submit(
         self, command: bytes, name: str, channel: str = "", future: asyncio.Future[Any] | None = None
     ) -> asyncio.Future[Any]:

@@ -242,16 +242,18 @@ class Placement:
                 else:
                     self._move(channel, here)
 
-    def lost(self, home: Home) -> None:
-        """A server's subscriptions are gone, or cannot be trusted."""
+    def lost(self, home: Home) -> bool:
+        """A server's subscriptions are gone, or cannot be trusted; returns whether some channel was heard there."""
         for name, (old, move) in list(self._moves.items()):
             place = self._wanted.channels[name].sent
             if not move.is_settled and isinstance(place, _Place) and place.home is home:
                 del self._moves[name]  # the old one goes on being heard
             elif old is home and not move.is_settled:
                 self._settle(name, old, move)
-        for name in [name for name, heard in self._heard.items() if heard is home]:
+        unheard = [name for name, heard in self._heard.items() if heard is home]
+        for name in unheard:
             self._unheard(self._wanted.channels[name])
+        return bool(unheard)
 
     def found(self, home: Home) -> None:
         """A server's subscriptions can be trusted again, without having been made anew."""

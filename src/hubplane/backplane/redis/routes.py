@@ -26,7 +26,8 @@ __all__ = ["SlotRoutes"]
 
 # What a node says to SPUBLISH when the slot is not its own, or not yet, or when the cluster is not whole.
 _ELSEWHERE = ("MOVED ", "ASK ", "CLUSTERDOWN", "TRYAGAIN")
-# Seconds before such a message is sent again.
+# Seconds before such a message is sent again, and before the first one goes to the new server of its slot: what the old
+# one got last may still be on the bus between them.
 _PAUSE = 0.1
 
 
@@ -128,8 +129,8 @@ class SlotRoutes:
                 leaving[before].append(slot)
         unsent = [command for shard in leaving for command in shard.pipeline.take_unsent()]
         for shard, slots in leaving.items():
-            if shard.answers and shard.pipeline.unanswered:
-                self._hold([slot for slot in slots if slot not in held], shard, 0.0)
+            if shard.answers:
+                self._hold([slot for slot in slots if slot not in held], shard, _PAUSE)
         self._resubmit(unsent)
         if not self._held:
             self._resubmit(self.lobby.take_unsent())

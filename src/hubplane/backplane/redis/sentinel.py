@@ -87,16 +87,22 @@ class Sentinels:
 
     async def _open(self, primary: Endpoint) -> RedisConnection:
         connection = await open_connection(primary, self._options)
-        role = connection.role
-        if not role and (command := self._options.command("ROLE")):
-            # RESP2 does not tell; a user without the right to ask is taken at the Sentinels' word.
-            reply = await self._call(connection, command)
-            word = reply[0] if isinstance(reply, list) and reply else b""
-            role = word.decode() if isinstance(word, bytes) else ""
-        if role in {"", "master"}:
-            return connection
-        connection.close()
-        raise BackplaneUnavailableError(f"Redis at {primary} is a replica, whatever its Sentinels say.")
+        role = ""
+        try:
+            role = connection.role or await self._role(connection)
+        finally:
+            if role != "master":
+                connection.close()
+        if role != "master":
+            raise BackplaneUnavailableError(f"Redis at {primary} is a replica, whatever its Sentinels say.")
+        return connection
+
+    async def _role(self, connection: RedisConnection) -> str:
+        """RESP2 does not tell it unasked; where the user may not ask, the Sentinels' word has to do."""
+        command = self._options.command("ROLE")
+        reply = await self._call(connection, command) if command else None
+        word = reply[0] if isinstance(reply, list) and reply else b"master"
+        return word.decode() if isinstance(word, bytes) else "master"
 
     async def _ask_all(self) -> tuple[list[_Answer], list[str]]:
         """The answers that came in time, and a sentence of each Sentinel."""
