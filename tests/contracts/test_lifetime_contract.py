@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from hubplane.backplane.base import Backplane
 from hubplane.backplane.memory import MemoryBackplane, MemoryBus
-from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.backplane.redis.configuration import parse
+from hubplane.backplane.redis.options import Endpoint, RedisMode, RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.clock import SystemClock
 from hubplane.ids import SystemIds
@@ -19,6 +21,7 @@ from hubplane.lifetime.local import LocalHubLifetimeManager
 from hubplane.lifetime.routes import BackplaneRoutes
 from hubplane.lifetime.scaleout import ScaleoutHubLifetimeManager
 from hubplane.testing.lifetime_contract import CONTRACT_PROTOCOLS, LifetimeContract
+from hubplane.testing.redis_fleets import RedisCluster, RedisSentinels
 from hubplane.testing.redis_server import RedisServer
 from hubplane.testing.scaleout_contract import ScaleoutLifetimeContract
 
@@ -78,6 +81,54 @@ class TestScaleoutOverRedis(ScaleoutLifetimeContract):
         self.redis = RedisOptions(
             endpoints=(Endpoint(server.host, server.port),), channel_prefix=f"Test{next(self.prefixes)}:"
         )
+
+    def make_manager(self) -> AbstractAsyncContextManager[HubLifetimeManager]:
+        return scaleout(RedisBackplane(self.redis))
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[RedisCluster]:
+    """One Cluster for all tests."""
+    with RedisCluster() as cluster:
+        yield cluster
+
+
+class OverCluster(ScaleoutLifetimeContract):
+    prefixes = count()
+    mode: RedisMode
+
+    @pytest.fixture(autouse=True)
+    def options(self, cluster: RedisCluster) -> None:
+        """A prefix for each test."""
+        prefix = f"{self.mode}{next(self.prefixes)}:"
+        self.redis = replace(parse(cluster.configuration), channel_prefix=prefix, mode=self.mode)
+
+    def make_manager(self) -> AbstractAsyncContextManager[HubLifetimeManager]:
+        return scaleout(RedisBackplane(self.redis))
+
+
+class TestScaleoutOverCluster(OverCluster):
+    mode = "compat"
+
+
+class TestScaleoutOverShardChannels(OverCluster):
+    mode = "sharded"
+
+
+@pytest.fixture(scope="module")
+def sentinels() -> Iterator[RedisSentinels]:
+    """A primary, a replica and three Sentinels for all tests."""
+    with RedisSentinels() as sentinels:
+        yield sentinels
+
+
+class TestScaleoutOverSentinels(ScaleoutLifetimeContract):
+    prefixes = count()
+
+    @pytest.fixture(autouse=True)
+    def options(self, sentinels: RedisSentinels) -> None:
+        """A prefix for each test."""
+        self.redis = replace(parse(sentinels.configuration), channel_prefix=f"Test{next(self.prefixes)}:")
 
     def make_manager(self) -> AbstractAsyncContextManager[HubLifetimeManager]:
         return scaleout(RedisBackplane(self.redis))

@@ -18,6 +18,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+import pytest
+
 from hubplane.backplane.base import Backplane
 from hubplane.errors import BackplaneError, BackplaneUnavailableError, LocalProtocolError
 
@@ -34,11 +36,13 @@ class BackplaneFleet:
         node: Makes one more backplane on the same broker; it is not running yet.
         interrupt: Takes the broker away, and everything it knew with it.
         resume: Brings it back, empty.
+        fences: Channels that, together, take every path a message may take; one where all messages keep their order.
     """
 
     node: Callable[[], Backplane]
     interrupt: Callable[[], None]
     resume: Callable[[], None]
+    fences: tuple[str, ...] = ("fence",)
 
 
 class RecordingSink:
@@ -105,9 +109,11 @@ class BackplaneContract:
 
     Attributes:
         ordered_across_channels: The carrier keeps the order of one publisher across its channels.
+        fences: Those of the fleet.
     """
 
     ordered_across_channels = True
+    fences: tuple[str, ...]
 
     @asynccontextmanager
     async def nodes(
@@ -119,16 +125,21 @@ class BackplaneContract:
             for _ in range(count):
                 node, sink = fleet.node(), RecordingSink()
                 await stack.enter_async_context(node.run(sink))
-                await node.subscribe(["fence"])
+                await node.subscribe(fleet.fences)
                 made.append((node, sink))
             yield made
 
+    @pytest.fixture(autouse=True)
+    def _fences(self, fleet: BackplaneFleet) -> None:
+        self.fences = fleet.fences
+
     async def fence(self, publisher: Backplane, *sinks: RecordingSink) -> None:
         """Return when everything `publisher` published before has reached the sinks, or never will."""
-        counts = [sink.payloads("fence").count(b"|") for sink in sinks]
-        await publisher.publish("fence", b"|")
-        for sink, count in zip(sinks, counts, strict=True):
-            await sink.until(partial(_more_fences, sink, count))
+        for name in self.fences:
+            counts = [sink.payloads(name).count(b"|") for sink in sinks]
+            await publisher.publish(name, b"|")
+            for sink, count in zip(sinks, counts, strict=True):
+                await sink.until(partial(_more_fences, sink, name, count))
 
     async def test_publisher_hears_itself(self, fleet: BackplaneFleet) -> None:
         """1: A publisher that is subscribed to the channel gets its own message."""
@@ -169,7 +180,7 @@ class BackplaneContract:
             await two.subscribe(["room 0", "room 1", "room 2"])
             await asyncio.gather(*[one.publish(channel, payload) for channel, payload in sent])
             await self.fence(one, heard)
-            assert [message for message in heard.messages if message[0] != "fence"] == sent
+            assert [message for message in heard.messages if message[0] not in self.fences] == sent
 
     async def test_nothing_published_after_subscribe_is_missed(self, fleet: BackplaneFleet) -> None:
         """3: Once subscribe returned, what another node publishes arrives."""
@@ -259,9 +270,8 @@ class BackplaneContract:
             for name in names:
                 await one.publish(name, name.encode())
             await self.fence(one, heard)
-            assert [message for message in heard.messages if message[0] != "fence"] == [
-                (name, name.encode()) for name in names[:-1]
-            ]
+            found = [message for message in heard.messages if message[0] not in self.fences]
+            assert sorted(found) == sorted((name, name.encode()) for name in names[:-1])
 
     async def test_payloads_are_bytes(self, fleet: BackplaneFleet) -> None:
         """Payloads arrive as they were: empty, every byte value, a megabyte."""
@@ -370,7 +380,7 @@ class BackplaneContract:
         await node.subscribe(["room", "dropped"], keep=True)
         await node.unsubscribe(["dropped"])
         async with node.run(sink):
-            await node.subscribe(["fence"])
+            await node.subscribe(self.fences)
             await node.publish("room", b"hello")
             await node.publish("dropped", b"nobody")
             await self.fence(node, sink)
@@ -410,7 +420,7 @@ class BackplaneContract:
             await node.subscribe(["room"])
         sink = RecordingSink()
         async with node.run(sink):
-            await node.subscribe(["fence"])
+            await node.subscribe(self.fences)
             await node.publish("room", b"nobody")
             await self.fence(node, sink)
             assert sink.payloads("room") == []
@@ -428,8 +438,8 @@ class BackplaneContract:
             await self.fence(node, sink)
 
 
-def _more_fences(sink: RecordingSink, count: int) -> bool:
-    return sink.payloads("fence").count(b"|") > count
+def _more_fences(sink: RecordingSink, name: str, count: int) -> bool:
+    return sink.payloads(name).count(b"|") > count
 
 
 async def _failure(awaitable: Awaitable[object]) -> bool:

@@ -90,6 +90,9 @@ class RedisServer:
         ConfigurationError: No such server on this machine.
     """
 
+    # What it prints once it takes connections.
+    _ready = "eady to accept connections"
+
     def __init__(
         self,
         *,
@@ -139,6 +142,11 @@ class RedisServer:
         return self._process.pid if self._process is not None and self._process.poll() is None else None
 
     @property
+    def paused(self) -> bool:
+        """It is frozen."""
+        return self._paused
+
+    @property
     def url(self) -> str:
         """A ``redis://`` or ``unix://`` URL, with the password if there is one."""
         secret = f":{quote(self._password, safe='')}@" if self._password else ""
@@ -177,12 +185,16 @@ class RedisServer:
                 break
         raise BackplaneUnavailableError(f"{self.program.name} did not start:\n{self.output}")
 
-    def _spawn(self) -> bool:
+    def _command_line(self) -> list[str]:
         where = ["--port", "0", "--unixsocket", self.path] if self._unix else ["--port", str(self.port)]
         command = [str(self.program), *where, "--bind", self.host, "--save", "", "--appendonly", "no"]
         command += ["--dir", str(self._folder), "--daemonize", "no", *self._arguments]
         if self._password:
             command += ["--requirepass", self._password]
+        return command
+
+    def _spawn(self) -> bool:
+        command = self._command_line()
         if self._cpu is not None:
             command = ["taskset", "-c", str(self._cpu), *command]
         self._output.clear()
@@ -199,7 +211,7 @@ class RedisServer:
         self._drain = threading.Thread(target=self._read_output, args=(self._process, ready), daemon=True)
         self._drain.start()
         ready.wait(_START_SECONDS)
-        if self._process.poll() is None and any("eady to accept connections" in line for line in self._output):
+        if self._process.poll() is None and any(self._ready in line for line in self._output):
             return True
         self.kill()
         return False
@@ -209,7 +221,7 @@ class RedisServer:
         with process.stdout:
             for line in process.stdout:
                 self._output.append(line.decode("utf-8", "replace").rstrip())
-                if b"eady to accept connections" in line:
+                if self._ready in self._output[-1]:
                     ready.set()
         ready.set()
 

@@ -1,4 +1,4 @@
-"""From text to `RedisOptions`: StackExchange.Redis configuration strings, and ``redis://`` and ``unix://`` URLs."""
+"""From text to `RedisOptions`: StackExchange.Redis configuration strings, and URLs for every topology."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from typing import Literal, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.backplane.redis.options import Endpoint, RedisMode, RedisOptions, RedisTopology
 from hubplane.backplane.redis.stackexchange import KEYS, StackExchangeConfiguration, parse_stackexchange
 from hubplane.errors import ConfigurationError
 
@@ -15,8 +15,11 @@ __all__ = ["parse"]
 logger = logging.getLogger(__name__)
 
 _SCHEMES = {"redis": False, "rediss": True, "valkey": False, "valkeys": True, "unix": False}
+_SCHEMES |= {"redis+sentinel": False, "rediss+sentinel": True, "redis+cluster": False, "rediss+cluster": True}
 _IGNORED = ("highIntegrity", "highPriorityThreads", "preserveAsyncOrder", "responseTimeout", "writeBuffer")
-_URL_KEYS = {"db", *(key.lower() for key in KEYS)}
+_URL_KEYS = {"db", "mode", *(key.lower() for key in KEYS)}
+# What only URLs can say; StackExchange.Redis has no such keys.
+_TOPOLOGY, _MODE = "topology", "mode"
 # What these hosts mean for the defaults: redis-backplane section 4.3.
 _AZURE_CACHE = (
     ".redis.cache.windows.net",
@@ -41,8 +44,10 @@ def parse(text: str, *, ignore_unknown: bool = False) -> RedisOptions:
     Args:
         text: A StackExchange.Redis string such as ``localhost:6379,ssl=true,channelPrefix=MyApp``, or a URL such as
             ``redis://user:password@localhost:6379/0?channelPrefix=MyApp``, ``rediss://...`` or
-            ``unix:///run/redis.sock``. A URL takes the same keys behind its ``?``; passwords in it are
-            percent-encoded, those in a string are not and cannot contain a comma.
+            ``unix:///run/redis.sock``; with Sentinels ``redis+sentinel://one:26379,two/mymaster``, for a Cluster
+            ``redis+cluster://one:6379,two``, either with ``rediss`` for TLS. A URL takes the same keys behind its
+            ``?``, and ``mode=sharded``; passwords in it are percent-encoded, those in a string are not and cannot
+            contain a comma.
         ignore_unknown: Skip keys that do not exist.
 
     Returns:
@@ -67,6 +72,10 @@ def _parse_url(text: str, *, ignore_unknown: bool) -> StackExchangeConfiguration
     scheme = parts.scheme.lower()
     login, _, addresses = parts.netloc.rpartition("@")
     database = unquote(parts.path).strip("/") if scheme != "unix" else ""
+    if scheme.endswith("+sentinel"):
+        found.values["serviceName"], _, database = database.partition("/")
+        if not found.values["serviceName"]:
+            raise ConfigurationError("The Redis URL names no primary. Write redis+sentinel://host:26379/mymaster.")
     queries = parse_qsl(parts.query, keep_blank_values=True)
     unknown = [key + value for key, value in queries if key.lower() not in _URL_KEYS]
     if (database and not (database.isascii() and database.isdecimal())) or "@" in "".join((parts.fragment, *unknown)):
@@ -76,26 +85,33 @@ def _parse_url(text: str, *, ignore_unknown: bool) -> StackExchangeConfiguration
             "A / ? # or @ in a user or password must be percent-encoded."
         )
     user, separator, password = login.partition(":")
-    if user:
-        found.values["user"] = unquote(user)
-    if separator:
-        found.values["password"] = unquote(password)
-    path = unquote(parts.path)
+    found.values |= {"user": unquote(user)} if user else {}
+    found.values |= {"password": unquote(password)} if separator else {}
     if scheme == "unix":
-        if not path:
+        if not parts.path:
             raise ConfigurationError("The Redis URL names no socket. Write unix:///path/to/redis.sock.")
-        found.endpoints.append(Endpoint(path=path))
+        found.endpoints.append(Endpoint(path=unquote(parts.path)))
     else:
-        for address in filter(None, addresses.split(",")):
-            found.add_endpoint(address)
-        # URLs have always meant 6379, with TLS or without; 6380 is StackExchange.Redis' idea.
-        found.endpoints = [e if e.port else Endpoint(e.host, 6379) for e in found.endpoints]
-        found.values["ssl"] = _SCHEMES[scheme]
+        _add_addresses(found, scheme, addresses, {key.lower() for key, _ in queries})
         if database:
             found.set("defaultDatabase", database)
     for key, value in queries:
-        found.set("defaultDatabase" if key == "db" else key, value, ignore_unknown=ignore_unknown)
+        if key.lower() == "mode":
+            found.values[_MODE] = value
+        else:
+            found.set("defaultDatabase" if key == "db" else key, value, ignore_unknown=ignore_unknown)
     return found
+
+
+def _add_addresses(found: StackExchangeConfiguration, scheme: str, addresses: str, keys: set[str]) -> None:
+    for address in filter(None, addresses.split(",")):
+        found.add_endpoint(address)
+    if "serviceName" not in found.values and "servicename" not in keys:
+        # URLs have always meant 6379, with TLS or without; 6380 is StackExchange.Redis' idea.
+        found.endpoints = [e if e.port else Endpoint(e.host, 6379) for e in found.endpoints]
+    found.values["ssl"] = _SCHEMES[scheme]
+    if scheme.endswith("+cluster"):
+        found.values[_TOPOLOGY] = "cluster"
 
 
 def _options(found: StackExchangeConfiguration) -> RedisOptions:
@@ -130,6 +146,8 @@ def _options(found: StackExchangeConfiguration) -> RedisOptions:
         service_name=found.text("serviceName"),
         sentinel_user=found.text("sentinelUser"),
         sentinel_password=found.text("sentinelPassword"),
+        topology=cast("RedisTopology", found.text(_TOPOLOGY) or "auto"),
+        mode=cast("RedisMode", found.text(_MODE) or "compat"),
         command_map=found.command_map,
         connect_timeout=(max(5000, sync_timeout) if connect_timeout is None else connect_timeout) / 1000,
         connect_retry=3 if connect_retry is None else connect_retry,

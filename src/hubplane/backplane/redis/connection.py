@@ -53,6 +53,7 @@ class RedisConnection(asyncio.Protocol):
         role: "master" or "replica" as the server said; empty where it did not.
         server: What the server calls itself, such as "redis" or "valkey"; empty where it did not say.
         version: Its version, likewise.
+        mode: "standalone", "cluster" or "sentinel" as the server said; empty where it did not.
         resp: The protocol spoken, 2 or 3.
         heard: Something arrived since this was last set to False.
         writable: The socket takes more; set through the transport's flow control.
@@ -66,6 +67,7 @@ class RedisConnection(asyncio.Protocol):
         self.role = ""
         self.server = ""
         self.version = ""
+        self.mode = ""
         self.resp = 2
         self.heard = False
         self.writable = False
@@ -304,9 +306,9 @@ async def _greet(connection: RedisConnection, options: RedisOptions) -> None:
         reply = await connection.call(hello, "3", *login)
         if isinstance(reply, dict):
             connection.resp = 3
-            connection.role, connection.server, connection.version = (
+            connection.role, connection.mode, connection.server, connection.version = (
                 value.decode(errors="replace") if isinstance(value := reply.get(key), bytes) else ""
-                for key in (b"role", b"server", b"version")
+                for key in (b"role", b"mode", b"server", b"version")
             )
         elif not isinstance(reply, ReplyError):
             raise BackplaneUnavailableError(f"{hello} was answered with {str(reply)[:80]!r}; this is not Redis")

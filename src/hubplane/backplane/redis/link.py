@@ -54,9 +54,11 @@ class Link:
         supervisor: Owns the attempt that runs beside a silent connection.
         on_change: Called after every change of `is_up`, with the error when it went down.
         connect: Opens a connection; a test has its own.
+        dial: Finds the server and opens a connection, in place of trying the addresses in turn.
+        accept: Looks at each new connection before it is used, and returns it.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is one decision of its owner's
         self,
         name: str,
         user: LinkUser,
@@ -67,6 +69,8 @@ class Link:
         supervisor: Supervisor,
         on_change: Callable[[BackplaneUnavailableError | None], None],
         connect: Callable[[Endpoint, RedisOptions], Awaitable[RedisConnection]] = open_connection,
+        dial: Callable[[], Awaitable[RedisConnection]] | None = None,
+        accept: Callable[[RedisConnection], Awaitable[RedisConnection]] | None = None,
     ) -> None:
         self._name = name
         self._user = user
@@ -76,6 +80,8 @@ class Link:
         self._supervisor = supervisor
         self._on_change = on_change
         self._connect = connect
+        self._dial_once = dial or self._open_any
+        self._accept = accept
         self._connection: RedisConnection | None = None
         self._suspected = False
         self._interval = options.liveness_interval or max(options.keep_alive, 0.0)
@@ -96,6 +102,11 @@ class Link:
         return self._connection
 
     @property
+    def endpoint(self) -> Endpoint | None:
+        """Where it is connected to; None when it is not."""
+        return self._connection.endpoint if self._connection is not None else None
+
+    @property
     def failures(self) -> int:
         """Attempts that failed since the last one that lasted."""
         return self._failures
@@ -110,6 +121,11 @@ class Link:
         finally:
             if self._connection is not None:
                 self._connection.close()
+
+    def leave(self, reason: BackplaneUnavailableError) -> None:
+        """Give up the present connection, if there is one, for a new one."""
+        if self._connection is not None:
+            self._connection.abort(reason)
 
     def tick(self, now: float) -> None:
         """Probe an idle connection, and distrust a silent one; call it several times per interval."""
@@ -200,7 +216,7 @@ class Link:
             if self._failures:
                 await self._clock.sleep(self._pause())
             try:
-                return await self._open_any()
+                return await self._accepted(await self._dial_once())
             except BackplaneUnavailableError as error:
                 level = logging.WARNING if not self._failures else logging.DEBUG
                 logger.log(level, "%s (%s)", error, self._name)
@@ -208,6 +224,18 @@ class Link:
                 if self._connection is None:
                     self._user.detach(error)
                     self._on_change(error)
+
+    async def _accepted(self, connection: RedisConnection) -> RedisConnection:
+        if self._accept is None:
+            return connection
+        accepted = False
+        try:
+            used = await self._accept(connection)
+            accepted = True
+            return used
+        finally:
+            if not accepted:
+                connection.close()
 
     def _pause(self) -> float:
         options = self._options
@@ -224,7 +252,8 @@ class Link:
             except BackplaneUnavailableError as error:
                 failure = error
                 continue
-            if len(addresses) == 1 or connection.role in {"", "master"}:
+            # Any node of a Cluster can tell who the others are.
+            if len(addresses) == 1 or connection.role in {"", "master"} or connection.mode == "cluster":
                 return connection
             connection.close()
             failure = failure or RedisConnectionError(

@@ -13,9 +13,20 @@ from typing import Literal, Protocol, TypeAlias
 
 from hubplane.errors import ConfigurationError
 
-__all__ = ["BacklogPolicy", "CredentialProvider", "CredentialSource", "Credentials", "Endpoint", "RedisOptions"]
+__all__ = [
+    "BacklogPolicy",
+    "CredentialProvider",
+    "CredentialSource",
+    "Credentials",
+    "Endpoint",
+    "RedisMode",
+    "RedisOptions",
+    "RedisTopology",
+]
 
 BacklogPolicy = Literal["wait", "fail_fast"]
+RedisMode = Literal["compat", "sharded"]
+RedisTopology = Literal["auto", "single", "cluster"]
 Credentials: TypeAlias = tuple[str] | tuple[str, str]
 """Password alone, or user and password."""
 
@@ -83,6 +94,10 @@ class RedisOptions:
         service_name: The primary's name, when the endpoints are Sentinels.
         sentinel_user: ACL user at the Sentinels; `user` by default.
         sentinel_password: Its password; `password` by default.
+        topology: "cluster" or "single" where that is to be taken for granted; "auto" asks the server. With a
+            `service_name` it is always one primary.
+        mode: "compat" for plain PUBLISH and SUBSCRIBE, as ASP.NET Core does; "sharded" for SPUBLISH and SSUBSCRIBE
+            (Redis 7), which keep a message on one shard of a Cluster, and which ASP.NET Core nodes do not hear.
         command_map: Names under which the server knows commands, by their usual upper-case name; an empty name means
             that the server has it not.
         connect_timeout: For one attempt to connect, handshake included.
@@ -129,6 +144,8 @@ class RedisOptions:
     service_name: str | None = None
     sentinel_user: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
+    topology: RedisTopology = "auto"
+    mode: RedisMode = "compat"
     command_map: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     connect_timeout: float = 5.0
     connect_retry: int = 3
@@ -172,6 +189,21 @@ class RedisOptions:
             raise ConfigurationError(f"RedisOptions.protocol must be 2, 3 or None, not {self.protocol!r}.")
         if self.backlog not in {"wait", "fail_fast"}:
             raise ConfigurationError(f"RedisOptions.backlog must be 'wait' or 'fail_fast', not {self.backlog!r}.")
+        self._check_topology()
+
+    def _check_topology(self) -> None:
+        if self.topology not in {"auto", "single", "cluster"}:
+            raise ConfigurationError(
+                f"RedisOptions.topology must be 'auto', 'single' or 'cluster', not {self.topology!r}."
+            )
+        if self.mode not in {"compat", "sharded"}:
+            raise ConfigurationError(f"RedisOptions.mode must be 'compat' or 'sharded', not {self.mode!r}.")
+        if self.service_name and self.topology == "cluster":
+            raise ConfigurationError(
+                "RedisOptions.service_name names a primary behind Sentinels, and a Cluster has none: set one of both."
+            )
+        if self.service_name and any(endpoint.path for endpoint in self.endpoints):
+            raise ConfigurationError("Sentinels are reached over TCP: RedisOptions.endpoints names a unix socket.")
 
     def _check_security(self) -> None:
         if self.tls and not self.tls_host and any(endpoint.path for endpoint in self.endpoints):

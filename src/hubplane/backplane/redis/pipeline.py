@@ -64,19 +64,23 @@ class CommandPipeline:
         """Commands that wait to be sent."""
         return len(self._out)
 
-    def submit(self, command: bytes, name: str, channel: str = "") -> asyncio.Future[Any]:
+    def submit(
+        self, command: bytes, name: str, channel: str = "", future: asyncio.Future[Any] | None = None
+    ) -> asyncio.Future[Any]:
         """Queue one packed command; the future gets its reply.
 
         Args:
             command: The bytes to send.
             name: The command's name, for error texts.
             channel: The same for its channel.
+            future: Gets the reply instead of a new one; from `take_unsent` of another pipeline.
 
         Raises:
             BackplaneUnavailableError: From the future: no connection, no answer in time, too much waiting, or Redis
                 refused the command (then the cause is the reply).
         """
-        future: asyncio.Future[Any] = self._loop.create_future()
+        if future is None:
+            future = self._loop.create_future()
         waiting = self._out_bytes + len(command)
         if waiting > self._max_bytes or len(self._out) >= self._max_commands:
             self._flush()
@@ -155,6 +159,16 @@ class CommandPipeline:
             _fail(self._pending.popleft(), self._unavailable(f"Not confirmed: {describe_error(error)}."))
         if self._fail_fast:
             self._drop_unsent(len(self._out), f"Not sent: {describe_error(error)}.")
+
+    def take_unsent(self) -> list[tuple[bytes, asyncio.Future[Any]]]:
+        """Give away the commands that were not sent, in order, with their futures; somebody else sends them."""
+        commands, self._out = self._out, []
+        self._out_bytes = 0
+        futures = [self._pending.pop() for _ in commands]
+        self._submitted -= len(commands)
+        self._given_up = min(self._given_up, self._submitted)
+        self._deadlines = deque((when, min(upto, self._submitted)) for when, upto in self._deadlines)
+        return [(command, future) for command, future in zip(commands, reversed(futures), strict=True)]
 
     def probe(self) -> None:
         """Send a PING whose answer nobody waits for."""

@@ -9,12 +9,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from random import Random
 
 from hubplane.backplane.base import BackplaneSink, BackplaneTraits
 from hubplane.backplane.redis.client import ClientSource
+from hubplane.backplane.redis.cluster import ClusterSession
 from hubplane.backplane.redis.connection import open_connection
-from hubplane.backplane.redis.events import RedisHandlers
+from hubplane.backplane.redis.events import RedisEventQueue, RedisHandlers
 from hubplane.backplane.redis.health import RedisHealth
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.resp import pack_command
@@ -26,7 +28,10 @@ from hubplane.errors import BackplaneUnavailableError, ConfigurationError, Local
 __all__ = ["RedisBackplane"]
 
 _NOT_RUNNING = "The backplane is not running."
-_REQUIRED_COMMANDS = ("PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE", "PUBSUB")
+_REQUIRED_COMMANDS = {
+    "compat": ("PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE", "PUBSUB"),
+    "sharded": ("SPUBLISH", "SSUBSCRIBE", "SUNSUBSCRIBE", "PUBSUB"),
+}
 _NAMES_PER_COMMAND = 1_000
 # proto-max-bulk-len of an unchanged Redis.
 _LARGEST_PAYLOAD = 536_870_912
@@ -59,24 +64,32 @@ class RedisBackplane:
         handlers: RedisHandlers | None = None,
         source: ClientSource | None = None,
     ) -> None:
-        if options.service_name is not None and source is None:
-            raise ConfigurationError("Sentinel (serviceName) is not supported yet. Name the primary itself.")
-        for name in _REQUIRED_COMMANDS:
+        for name in _REQUIRED_COMMANDS[options.mode]:
             if not options.command(name):
                 raise ConfigurationError(f"The backplane needs the command {name}, which the command map disables.")
         if options.tls and source is None:
             make_tls_context(options)
         if source is not None:
+            if options.topology == "cluster":
+                raise ConfigurationError(
+                    "A Redis client leads to one server, and RedisOptions.topology says cluster. Name the Cluster's "
+                    "addresses in the configuration instead."
+                )
             # One nominal address, whatever the options say: the client knows the real one.
-            options = replace(options, endpoints=(Endpoint(),), service_name=None, tls=False)
+            options = replace(options, endpoints=(Endpoint(),), service_name=None, tls=False, topology="single")
         self._options = options
         self._handlers = handlers
         self._source = source
         self._clock = clock or SystemClock()
         self._random = random or Random()  # noqa: S311 - it spreads reconnects, it guards nothing
         self._prefix = options.channel_prefix
-        self._publish = options.command("PUBLISH")
+        sharded = options.mode == "sharded"
+        self._word = "SPUBLISH" if sharded else "PUBLISH"
+        self._publish = options.command(self._word)
+        self._numsub = "SHARDNUMSUB" if sharded else "NUMSUB"
+        # One of both while it runs: over one server, or over a Cluster.
         self._session: RedisSession | None = None
+        self._cluster: ClusterSession | None = None
         self._early: dict[str, None] = {}
 
     @property
@@ -94,7 +107,8 @@ class RedisBackplane:
     @property
     def is_connected(self) -> bool:
         """Both connections are up, and every wanted channel is confirmed."""
-        return self._session is not None and self._session.is_connected
+        session = self._session or self._cluster
+        return session is not None and session.is_connected
 
     @property
     def options(self) -> RedisOptions:
@@ -103,7 +117,8 @@ class RedisBackplane:
 
     def health(self) -> RedisHealth:
         """How it stands with Redis at this moment."""
-        return RedisHealth(error=_NOT_RUNNING) if self._session is None else self._session.health()
+        session = self._session or self._cluster
+        return RedisHealth(error=_NOT_RUNNING) if session is None else session.health()
 
     def run(self, sink: BackplaneSink) -> AbstractAsyncContextManager[None]:
         """Connect in the background and deliver to `sink` while inside; see `Backplane.run`.
@@ -118,30 +133,48 @@ class RedisBackplane:
 
     @asynccontextmanager
     async def _run(self, sink: BackplaneSink) -> AsyncIterator[None]:
-        if self._session is not None:
+        if self._session is not None or self._cluster is not None:
             raise LocalProtocolError("The backplane is already running.")
-        connect = open_connection if self._source is None else self._source.connect
-        session = RedisSession(
-            self._options,
-            sink,
-            clock=self._clock,
-            random=self._random,
-            handlers=self._handlers,
-            connect=connect,
-        )
-        self._session = session
+        options = self._options
+        events = RedisEventQueue(self._handlers or RedisHandlers())
+        session: RedisSession | ClusterSession
+        if options.topology == "cluster":
+            session = self._cluster = ClusterSession(
+                options, sink, clock=self._clock, random=self._random, events=events
+            )
+        else:
+            asks = options.topology == "auto" and not options.service_name
+            session = self._session = RedisSession(
+                options,
+                sink,
+                clock=self._clock,
+                random=self._random,
+                events=events,
+                connect=open_connection if self._source is None else self._source.connect,
+                on_cluster=partial(self._found_cluster, sink, events) if asks else None,
+            )
         try:
-            session.subscriber.keep(self._early)
+            session.keep(self._early)
             session.start()
-            if self._options.abort_on_connect_fail:
+            if options.abort_on_connect_fail:
                 await session.connected()
             yield
         finally:
-            self._session = None
+            running = self._session or self._cluster
+            self._session = self._cluster = None
             self._early.clear()
-            await session.close()
+            if running is not None:
+                await running.close()
+            await events.close()
             if self._source is not None:
                 await self._source.close()
+
+    def _found_cluster(self, sink: BackplaneSink, events: RedisEventQueue) -> None:
+        """The server is part of a Cluster: a session for that goes on with what waits."""
+        old, self._session = self._session, None
+        if old is not None:
+            self._cluster = ClusterSession(self._options, sink, clock=self._clock, random=self._random, events=events)
+            self._cluster.succeed(old)
 
     async def subscribe(self, channels: Collection[str], *, keep: bool = False) -> None:
         """Want `channels`; see `Backplane.subscribe`.
@@ -150,6 +183,8 @@ class RedisBackplane:
         """
         if self._session is not None:
             await self._session.subscriber.subscribe(channels, keep=keep)
+        elif self._cluster is not None:
+            await self._cluster.subscribe(channels, keep=keep)
         elif keep:
             self._early.update(dict.fromkeys(channels))
         else:
@@ -159,6 +194,8 @@ class RedisBackplane:
         """No longer want `channels`; returns when Redis confirmed it, or cannot. See `Backplane.unsubscribe`."""
         if self._session is not None:
             await self._session.subscriber.unsubscribe(channels)
+        elif self._cluster is not None:
+            await self._cluster.unsubscribe(channels)
         for channel in channels:
             self._early.pop(channel, None)
 
@@ -170,9 +207,9 @@ class RedisBackplane:
         the message back.
         """
         if self._session is None:
-            return _not_running()
+            return _not_running() if self._cluster is None else self._cluster.publish(channel, payload)
         command = pack_command((self._publish, self._prefix + channel, payload))
-        return self._session.pipeline.submit(command, "PUBLISH", channel)
+        return self._session.pipeline.submit(command, self._word, channel)
 
     async def count_subscribers(self, channels: Collection[str]) -> dict[str, int] | None:
         """How many nodes are subscribed to each channel, as the asked Redis node counts; see the contract.
@@ -181,12 +218,14 @@ class RedisBackplane:
             BackplaneUnavailableError: As for `publish`.
         """
         names = list(dict.fromkeys(channels))
+        if self._cluster is not None:
+            return await self._cluster.count_subscribers(names)
         counts: dict[str, int] = {}
         for start in range(0, len(names), _NAMES_PER_COMMAND):
             part = names[start : start + _NAMES_PER_COMMAND]
             if self._session is None:
                 raise BackplaneUnavailableError(_NOT_RUNNING)
-            words = (self._options.command("PUBSUB"), "NUMSUB", *[self._prefix + name for name in part])
+            words = (self._options.command("PUBSUB"), self._numsub, *[self._prefix + name for name in part])
             reply = await self._session.pipeline.submit(pack_command(words), "PUBSUB NUMSUB")
             if not isinstance(reply, list) or len(reply) != 2 * len(part):
                 raise BackplaneUnavailableError(f"Redis answered PUBSUB NUMSUB with {str(reply)[:80]!r}.")

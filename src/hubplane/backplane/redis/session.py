@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from random import Random
 
 from hubplane.backplane.base import BackplaneSink
 from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection, unavailable
-from hubplane.backplane.redis.events import RedisConnectionName, RedisEventQueue, RedisHandlers
-from hubplane.backplane.redis.health import RedisHealth
+from hubplane.backplane.redis.discovery import is_cluster
+from hubplane.backplane.redis.events import (
+    RedisConnectionError,
+    RedisConnectionName,
+    RedisEventQueue,
+    RedisFailure,
+)
+from hubplane.backplane.redis.health import RedisHealth, RedisServerHealth
 from hubplane.backplane.redis.link import Link, LinkUser
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pipeline import CommandPipeline
+from hubplane.backplane.redis.sentinel import Sentinels
 from hubplane.backplane.redis.server_check import ServerCheck
 from hubplane.backplane.redis.subscriber import Subscriber
 from hubplane.backplane.redis.watch import ConnectionWatch
@@ -43,8 +50,9 @@ class RedisSession:
         sink: Gets messages, and is told of outages.
         clock: For all deadlines and pauses.
         random: Jitter between attempts to connect.
-        handlers: Who wants to hear about the connections.
-        connect: Opens a connection.
+        events: Takes what happens to the connections.
+        connect: Opens a connection to a server; Sentinels are reached as the options say.
+        on_cluster: Called once, in place of using the connection, when the server turns out to be part of a Cluster.
     """
 
     def __init__(
@@ -54,8 +62,9 @@ class RedisSession:
         *,
         clock: Clock,
         random: Random,
-        handlers: RedisHandlers | None = None,
+        events: RedisEventQueue,
         connect: Callable[[Endpoint, RedisOptions], Awaitable[RedisConnection]] = open_connection,
+        on_cluster: Callable[[], None] | None = None,
     ) -> None:
         self._options = options
         self._sink: BackplaneSink | None = sink
@@ -63,24 +72,27 @@ class RedisSession:
         self._random = random
         self._supervisor = Supervisor("redis backplane", on_failure=self._failed)
         self._connect = connect
-        self._events = RedisEventQueue(handlers or RedisHandlers())
-        self._watch = ConnectionWatch(self._events, clock)
+        self._on_cluster = on_cluster
+        self._sentinels: Sentinels | None = None
+        if options.service_name:
+            self._sentinels = Sentinels(options, clock, self._supervisor, self._switch)
+        self.watch = ConnectionWatch(events, clock)
         self.pipeline = CommandPipeline(options, clock)
         self.subscriber = Subscriber(options, clock, sink.deliver, self._check)
         self._commands = self._link("commands", self.pipeline, "publishing")
         self._subscriptions = self._link("subscriptions", self.subscriber, "subscription")
         self._server = ServerCheck(options, self.pipeline, clock, self._supervisor)
-        self._outage: BackplaneUnavailableError | None = None
+        self.outage: BackplaneUnavailableError | None = None
         self._hold_until: float | None = None
         # Until when the first attempts to connect may be undecided.
         self._undecided_until: float | None = None
-        self._first: asyncio.Future[None] | None = None
+        self.first: asyncio.Future[None] | None = None
 
     @property
     def is_connected(self) -> bool:
         """Both connections are up, and no wanted channel is refused or still to be restored."""
         return (
-            self._outage is None
+            self.outage is None
             and self._commands.is_up
             and self._subscriptions.is_up
             and self.subscriber.is_restored
@@ -91,7 +103,7 @@ class RedisSession:
         """How it is at this moment."""
         publishing = self._commands.connection if self._commands.is_up else None
         subscription = self._subscriptions.connection if self._subscriptions.is_up else None
-        error = "" if self._outage is None else str(self._outage)
+        error = "" if self.outage is None else str(self.outage)
         if not error and self.subscriber.refused:
             error = f"Redis refuses {self.subscriber.refused} of {self.subscriber.wanted} channels."
         elif not error and not self.is_connected:
@@ -107,6 +119,9 @@ class RedisSession:
             round_trip=self._server.round_trip if publishing else None,
             error=error,
         )
+    def keep(self, names: Collection[str]) -> None:
+        """Want channels without waiting for them."""
+        self.subscriber.keep(names)
 
     def start(self) -> None:
         """Begin to connect."""
@@ -115,6 +130,8 @@ class RedisSession:
         self._supervisor.start(self._commands.run(), "commands", vital=True)
         self._supervisor.start(self._subscriptions.run(), "subscriptions", vital=True)
         self._supervisor.start(self._tick(), "deadlines", vital=True)
+        if self._sentinels is not None:
+            self._sentinels.watch()
 
     async def connected(self) -> None:
         """Return when both connections are up for the first time.
@@ -122,9 +139,16 @@ class RedisSession:
         Raises:
             BackplaneUnavailableError: `connect_retry` attempts failed.
         """
-        self._first = asyncio.get_running_loop().create_future()
+        self.first = asyncio.get_running_loop().create_future()
         self._check()
-        await self._first
+        await self.first
+
+    def resign(self) -> None:
+        """Leave the run to another session: nothing that was sent is answered any more, the rest can be taken over."""
+        self._sink = None
+        error = BackplaneUnavailableError("The server has become part of a Redis Cluster.")
+        self.pipeline.detach(error)
+        self.subscriber.detach(error)
 
     async def close(self) -> None:
         """Send what waits, fail what is unconfirmed, and close both connections; nothing is delivered any more."""
@@ -141,7 +165,6 @@ class RedisSession:
             finally:
                 for connection in open_ones:
                     connection.abort()
-        await self._events.close()
 
     def _link(self, name: str, user: LinkUser, called: RedisConnectionName) -> Link:
         return Link(
@@ -153,7 +176,27 @@ class RedisSession:
             supervisor=self._supervisor,
             on_change=partial(self._changed, called),
             connect=self._connect,
+            dial=self._sentinels.open_primary if self._sentinels is not None else None,
+            accept=self._accept if self._on_cluster is not None else None,
         )
+
+    async def _accept(self, connection: RedisConnection) -> RedisConnection:
+        if not await is_cluster(connection, self._options):
+            return connection
+        connection.close()
+        if self._on_cluster is not None:
+            found, self._on_cluster = self._on_cluster, None
+            found()
+        # This session is about to be closed.
+        never: asyncio.Future[RedisConnection] = asyncio.get_running_loop().create_future()
+        return await never
+
+    def _switch(self, primary: Endpoint) -> None:
+        """A Sentinel says that the primary is another one: follow it, also where the old one still answers."""
+        for link in (self._commands, self._subscriptions):
+            if link.endpoint not in {None, primary}:
+                text = f"the primary is now {primary}"
+                link.leave(RedisConnectionError(text, endpoint=link.endpoint, failure=RedisFailure.SOCKET_CLOSED))
 
     async def _tick(self) -> None:
         options = self._options
@@ -171,7 +214,7 @@ class RedisSession:
             self.pipeline.expire(now)
             self.subscriber.tick(now)
             heard = self._subscriptions.connection
-            self._watch.look(heard=heard is not None and heard.heard)
+            self.watch.look(heard=heard is not None and heard.heard)
             self._commands.tick(now)
             self._subscriptions.tick(now)
             self._check()
@@ -184,18 +227,18 @@ class RedisSession:
         if error is not None:
             self._lose(error)
             if self._sink is not None:
-                self._watch.failed(name, error)
+                self.watch.failed(name, error)
         self._check()
 
     def _report_down(self, error: BackplaneUnavailableError) -> None:
         if not self._commands.is_up:
-            self._watch.failed("publishing", error)
+            self.watch.failed("publishing", error)
         if not self._subscriptions.is_up:
-            self._watch.failed("subscription", error)
+            self.watch.failed("subscription", error)
 
     def _lose(self, error: BackplaneUnavailableError) -> None:
-        if self._outage is None and self._sink is not None:
-            self._outage = error
+        if self.outage is None and self._sink is not None:
+            self.outage = error
             self._sink.lost(error)
 
     def _check(self) -> None:
@@ -209,31 +252,31 @@ class RedisSession:
         if self._commands.is_up and self._subscriptions.is_up and self.subscriber.is_restored:
             # A gap is a matter of one outage; without one, nobody was there before who could have missed anything.
             gap, self.subscriber.missed = self.subscriber.missed, False
-            if self._outage is not None:
-                self._outage = None
+            if self.outage is not None:
+                self.outage = None
                 logger.info("The Redis backplane is whole again%s.", "; messages may have been missed" if gap else "")
                 self._sink.restored(gap=gap)
-            if self._first is not None and not self._first.done():
-                self._first.set_result(None)
-        elif self._first is not None and not self._first.done():
+            if self.first is not None and not self.first.done():
+                self.first.set_result(None)
+        elif self.first is not None and not self.first.done():
             failures = max(self._commands.failures, self._subscriptions.failures)
             if failures >= max(self._options.connect_retry, 1):
                 text = (
                     "It was not possible to connect to the redis server(s). There was an error: to start without "
                     "Redis and connect when it comes, set abort_on_connect_fail to False (abortConnect=false)."
                 )
-                self._first.set_exception(unavailable(text, self._outage))
+                self.first.set_exception(unavailable(text, self.outage))
 
     def _watch_connections(self) -> None:
         publishing, subscription = self._commands.connection, self._subscriptions.connection
         if self._commands.is_up and publishing is not None:
-            self._watch.works("publishing", publishing.endpoint)
+            self.watch.works("publishing", publishing.endpoint)
             if self.subscriber.is_answered or self._options.backlog == "fail_fast":
                 # Not before: what waits until this node hears itself would be measured with it.
                 self._server.look_at(publishing)
         if self._subscriptions.is_up and subscription is not None and self.subscriber.is_answered:
-            self._watch.works("subscription", subscription.endpoint)
-            self._watch.hears(self.subscriber.regained, all_of_them=self.subscriber.is_restored)
+            self.watch.works("subscription", subscription.endpoint)
+            self.watch.hears(self.subscriber.regained, all_of_them=self.subscriber.is_restored)
 
     def _hold(self) -> None:
         """Keep publishes back while our own subscriptions are on their way, but not for long."""

@@ -13,16 +13,17 @@ from collections import deque
 from collections.abc import Callable, Collection
 from enum import Enum
 from itertools import islice
+from typing import Protocol
 
 from hubplane.backplane.redis.access import refusal
 from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error, unavailable
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ReplyError, pack_command
-from hubplane.backplane.redis.wanted import Channel, Subscribe, Ticket, WantedChannels
+from hubplane.backplane.redis.wanted import Channel, Leaving, Subscribe, Ticket, WantedChannels
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 
-__all__ = ["Subscriber"]
+__all__ = ["Subscriber", "SubscriptionWatcher"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ _BATCHES_UNDER_WAY = 16
 _RETRIES_PER_ROUND = 16
 _RETRY_FIRST = 0.25
 _RETRY_LONGEST = 2.0
+# What a node of a Cluster says of a shard channel that is not its own, or not yet, or of any while it is cut off.
+_ELSEWHERE = ("MOVED ", "ASK ", "CLUSTERDOWN", "TRYAGAIN")
 
 
 class _Kind(Enum):
@@ -41,7 +44,25 @@ class _Kind(Enum):
 
     SUBSCRIBE = b"subscribe"
     UNSUBSCRIBE = b"unsubscribe"
+    SSUBSCRIBE = b"ssubscribe"
+    SUNSUBSCRIBE = b"sunsubscribe"
     PING = b"pong"
+
+
+class SubscriptionWatcher(Protocol):
+    """Hears what becomes of single channels, where channels have more than one possible home."""
+
+    def confirmed(self, name: str) -> None:
+        """Redis confirmed a channel."""
+        ...
+
+    def refused(self, name: str, error: BackplaneUnavailableError) -> None:
+        """Redis refused a channel, and is asked again from time to time."""
+        ...
+
+    def misplaced(self, name: str) -> None:
+        """Redis says that the channel does not belong here, or no longer; it is wanted here no more."""
+        ...
 
 
 class _Batch(Subscribe):
@@ -65,6 +86,7 @@ class Subscriber:
         deliver: Gets every message on a wanted channel.
         on_settled: Called when Redis has answered for every channel that had to be restored on a new connection, and
             again when the last of those it refused is confirmed.
+        watcher: Hears of single channels; None where nobody needs to.
 
     Attributes:
         missed: Wanted channels were without a connection since this was last set to False.
@@ -77,7 +99,16 @@ class Subscriber:
         clock: Clock,
         deliver: Callable[[str, bytes], None],
         on_settled: Callable[[], None],
+        watcher: SubscriptionWatcher | None = None,
     ) -> None:
+        self._watcher = watcher
+        sharded = options.mode == "sharded"
+        self._subscribe = _Kind.SSUBSCRIBE if sharded else _Kind.SUBSCRIBE
+        self._unsubscribe = _Kind.SUNSUBSCRIBE if sharded else _Kind.UNSUBSCRIBE
+        self._message = b"smessage" if sharded else b"message"
+        # All names of one SSUBSCRIBE must be of one slot, so each goes alone.
+        self._batch_names = 1 if sharded else _BATCH_NAMES
+        self._batches = _BATCH_NAMES * _BATCHES_UNDER_WAY if sharded else _BATCHES_UNDER_WAY
         self._clock = clock
         self._deliver = deliver
         self._on_settled = on_settled
@@ -136,17 +167,35 @@ class Subscriber:
             # Away for sure; while the first attempt is undecided it may be worth the wait.
             self._wanted.keep(names)
             return
-        ticket = self._wanted.request(names, self._clock.monotonic() + self._timeout, keep=keep)
+        wanted = self._wanted
+        ticket = wanted.request(names, self._clock.monotonic() + self._timeout, keep=keep)
         try:
             await ticket.done
         except asyncio.CancelledError:
-            if ticket in self._wanted.tickets:
-                self._wanted.finish(ticket, self._unavailable("The call was cancelled."))
+            if ticket in wanted.tickets:
+                wanted.finish(ticket, self._unavailable("The call was cancelled."))
             raise
 
     def keep(self, names: Collection[str]) -> None:
         """Want channels without waiting for them."""
         self._wanted.keep(names)
+
+    def leave(self, names: Collection[str]) -> Leaving:
+        """No longer want channels; what is returned ends when Redis knows, or cannot know."""
+        own, _ = self._wanted.drop(names, self._clock.monotonic() + self._timeout)
+        if not own.remaining:
+            own.done.set_result(None)
+        return own
+
+    def hand_over(self, other: WantedChannels) -> None:
+        """Let `other` want all that callers want, and want nothing any more."""
+        wanted, self._wanted = self._wanted, WantedChannels(b"", self._changed)
+        wanted.hand_over(other)
+
+    def has(self, name: str) -> bool:
+        """Whether a channel is wanted here and confirmed."""
+        channel = self._wanted.channels.get(name)
+        return channel is not None and channel.confirmed and channel.wanted
 
     async def unsubscribe(self, names: Collection[str]) -> None:
         """No longer want channels and wait until Redis knows; not longer than the connection or the deadline."""
@@ -243,7 +292,7 @@ class Subscriber:
         connection = self._connection
         if connection is None:
             return
-        while connection.writable and len(self._under_way) < _BATCHES_UNDER_WAY:
+        while connection.writable and len(self._under_way) < self._batches:
             if self._split:
                 names = [channel for channel in self._split.popleft() if channel.wanted and channel.sent is None]
                 self._send_subscribe(names)
@@ -255,7 +304,7 @@ class Subscriber:
     def _send_marked(self) -> None:
         add: list[Channel] = []
         remove: list[Channel] = []
-        while self._marked and len(add) < _BATCH_NAMES and len(remove) < _BATCH_NAMES:
+        while self._marked and len(add) < self._batch_names and len(remove) < self._batch_names:
             channel = self._marked.popleft()
             channel.marked = False
             if channel.wanted and channel.sent is None:
@@ -268,11 +317,11 @@ class Subscriber:
                 channel.sent = None
                 channel.confirmed = False
                 self._wanted.channels.pop(channel.name, None)
-            self._send(_Batch(_Kind.UNSUBSCRIBE, remove))
+            self._send(_Batch(self._unsubscribe, remove))
 
     def _send_subscribe(self, channels: list[Channel]) -> None:
         if channels:
-            batch = _Batch(_Kind.SUBSCRIBE, channels)
+            batch = _Batch(self._subscribe, channels)
             for channel in channels:
                 channel.sent = batch
             self._send(batch)
@@ -289,8 +338,9 @@ class Subscriber:
     def _drain(self, gets: Callable[[], object]) -> None:
         names = self._wanted.names
         deliver = self._deliver
+        message = self._message
         while (reply := gets()) is not NOTHING:
-            if isinstance(reply, list) and len(reply) == 3 and reply[0] == b"message":
+            if isinstance(reply, list) and len(reply) == 3 and reply[0] == message:
                 # No name: another prefix, or unsubscribed a moment ago.
                 if (name := names.get(reply[1])) is not None:
                     try:
@@ -302,6 +352,8 @@ class Subscriber:
                 self._answer(reply)
 
     def _answer(self, reply: object) -> None:
+        if self._is_eviction(reply):
+            return
         if not self._under_way:
             raise RedisProtocolError(f"Redis sent what nobody asked for: {str(reply)[:80]!r}")
         batch = self._under_way[0]
@@ -318,13 +370,33 @@ class Subscriber:
             if not isinstance(reply, list) or len(reply) != 3 or reply[0] != batch.word or reply[1] != channel.wire:
                 raise RedisProtocolError(f"Redis answered {batch.kind.name} with {str(reply)[:80]!r}")
             batch.position += 1
-            if batch.kind is _Kind.SUBSCRIBE:
+            if batch.kind is self._subscribe:
                 self._confirm(batch, channel)
             else:
                 channel.left()
             if batch.position == len(batch.channels):
                 self._under_way.popleft()
                 self._pump()
+
+    def _is_eviction(self, reply: object) -> bool:
+        """Whether a Cluster took a shard channel away, because its slot moved; it says so unasked."""
+        if self._watcher is None or not isinstance(reply, list) or len(reply) != 3 or reply[0] != b"sunsubscribe":
+            return False
+        batch = self._under_way[0] if self._under_way else None
+        if batch is not None and batch.kind is _Kind.SUNSUBSCRIBE and batch.channels[batch.position].wire == reply[1]:
+            return False
+        channel = self._wanted.channels.get(self._wanted.names.get(reply[1], ""))
+        # One that is being asked for is about to be answered with an error.
+        if channel is not None and channel.confirmed:
+            channel.confirmed = False
+            channel.sent = None
+            self._misplace(channel)
+        return True
+
+    def _misplace(self, channel: Channel) -> None:
+        assert self._watcher is not None  # noqa: S101 - both callers looked
+        self.leave([channel.name])
+        self._watcher.misplaced(channel.name)
 
     def _confirm(self, batch: _Batch, channel: Channel) -> None:
         if channel.sent is not batch:
@@ -337,6 +409,8 @@ class Subscriber:
                 if other.sent is None:
                     self._mark(other)
         self._wanted.confirm(channel)
+        if self._watcher is not None:
+            self._watcher.confirmed(channel.name)
         if channel.restoring:
             channel.restoring = False
             self._restoring -= 1
@@ -348,7 +422,7 @@ class Subscriber:
         if batch.kind is _Kind.PING:
             self._pump()
             return
-        if batch.kind is _Kind.UNSUBSCRIBE:
+        if batch.kind is self._unsubscribe:
             logger.warning("Redis refused to unsubscribe %d channels: %s", len(batch.channels), error)
             for channel in batch.channels[batch.position :]:
                 channel.left()
@@ -357,7 +431,10 @@ class Subscriber:
         rest = [channel for channel in batch.channels[batch.position :] if channel.sent is batch]
         for channel in rest:
             channel.sent = None
-        if len(rest) > 1 and str(error).startswith("NOPERM"):
+        if self._watcher is not None and str(error).startswith(_ELSEWHERE):
+            for channel in rest:
+                self._misplace(channel)
+        elif len(rest) > 1 and str(error).startswith("NOPERM"):
             # Redis refuses the whole command for one name in it: halve until the culprits stand alone.
             self._split.appendleft(rest[len(rest) // 2 :])
             self._split.appendleft(rest[: len(rest) // 2])
@@ -380,8 +457,11 @@ class Subscriber:
             channel.refusal = error
             self._refused[channel] = None
         text = f"Redis refused to subscribe channel {channel.name}"
-        wire = channel.wire.decode()
-        self._wanted.refuse(channel, refusal(text, error, self._options, command="SUBSCRIBE", channel=wire))
+        wire, command = channel.wire.decode(), self._subscribe.name
+        refused = refusal(text, error, self._options, command=command, channel=wire)
+        self._wanted.refuse(channel, refused)
+        if self._watcher is not None:
+            self._watcher.refused(channel.name, refused)
 
     def _forget_refusal(self, channel: Channel) -> None:
         if channel.refusal is not None:

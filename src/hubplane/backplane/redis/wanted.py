@@ -201,6 +201,23 @@ class WantedChannels:
             if not (done := self.leavings.popleft().done).done():
                 done.set_result(None)
 
+    def hand_over(self, other: WantedChannels) -> None:
+        """Let `other`, which wants nothing yet, want all this; Redis must have been told of none of it.
+
+        From here on this one is another name for `other`, for the calls that still wait on it.
+        """
+        other.names.update(self.names)
+        other.channels.update(self.channels)
+        other.tickets.update(self.tickets)
+        other.leavings.extend(self.leavings)
+        self.names, self.channels, self.tickets, self.leavings = (
+            other.names,
+            other.channels,
+            other.tickets,
+            other.leavings,
+        )
+        self._on_change = other._on_change
+
     def clear(self) -> None:
         """Want nothing."""
         self.names.clear()

@@ -179,3 +179,38 @@ def test_unknown_keys_can_be_skipped() -> None:
     """`ignore_unknown` holds for strings and for URLs."""
     assert parse("h,foo=1", ignore_unknown=True) == parse("h")
     assert parse("redis://h:1?foo=1", ignore_unknown=True) == parse("redis://h:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "addresses", "expected"),
+    [
+        ("redis+sentinel://a,b:1/main", ("a:26379", "b:1"), {"service_name": "main", "default_database": None}),
+        ("rediss+sentinel://u:p@a/main/3", ("a:26379",), {"tls": True, "user": "u", "default_database": 3}),
+        ("redis://a,b:1?serviceName=main", ("a:26379", "b:1"), {"service_name": "main", "topology": "auto"}),
+        ("redis+cluster://a,b:1", ("a:6379", "b:1"), {"topology": "cluster", "mode": "compat", "tls": False}),
+        ("rediss+cluster://a?mode=sharded", ("a:6379",), {"topology": "cluster", "mode": "sharded", "tls": True}),
+        ("redis://a?mode=sharded", ("a:6379",), {"topology": "auto", "mode": "sharded"}),
+    ],
+)
+def test_urls_of_topologies(text: str, addresses: tuple[str, ...], expected: dict[str, object]) -> None:
+    """A URL names Sentinels and their primary, or nodes of a Cluster, and the mode."""
+    options = parse(text)
+    assert tuple(map(str, options.addresses)) == addresses
+    assert {name: getattr(options, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("redis+sentinel://a", "names no primary"),
+        ("redis+sentinel://a/main/x", "malformed"),
+        ("redis+cluster://a?mode=fast", "mode must be 'compat' or 'sharded', not 'fast'"),
+        ("redis+cluster://a?serviceName=main", "set one of both"),
+        ("unix:///a.sock?serviceName=main", "Sentinels are reached over TCP"),
+        ("localhost,mode=sharded", "Keyword 'mode' is not supported"),
+    ],
+)
+def test_contradictions_of_topologies(text: str, error: str) -> None:
+    """What cannot be is refused when it is read; StackExchange.Redis strings have no key of ours."""
+    with pytest.raises(ConfigurationError, match=error):
+        parse(text)

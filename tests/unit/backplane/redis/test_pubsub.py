@@ -27,7 +27,6 @@ def test_what_it_is_and_where_it_connects() -> None:
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("a,serviceName=m", "Sentinel"),
         ("a,$SUBSCRIBE=", "needs the command SUBSCRIBE"),
         ("a,$publish=", "needs the command PUBLISH"),
     ],

@@ -1,0 +1,444 @@
+"""`ClusterSession`: one run of the backplane over several servers, or over one whose kind is not known yet.
+
+It keeps a picture of the Cluster, a `Shard` for each primary in it, and decides where each slot is at home. In compat
+mode every server hears what is published on any, so while a primary is away another one stands in for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Collection, Sequence
+from random import Random
+
+from hubplane.backplane.base import BackplaneSink
+from hubplane.backplane.redis.connection import describe_error
+from hubplane.backplane.redis.discovery import ClusterDiscovery
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.backplane.redis.placement import Placement
+from hubplane.backplane.redis.resp import pack_command
+from hubplane.backplane.redis.routes import SlotRoutes
+from hubplane.backplane.redis.session import RedisSession
+from hubplane.backplane.redis.shard import Shard
+from hubplane.backplane.redis.slots import SLOTS, ClusterView
+from hubplane.clock import Clock
+from hubplane.errors import BackplaneUnavailableError
+from hubplane.supervisor import Supervisor
+
+__all__ = ["ClusterSession"]
+
+logger = logging.getLogger(__name__)
+
+# How long publishes wait, once Redis takes commands again, for this node's own subscriptions, so that it hears itself.
+_HOLD_SECONDS = 1.0
+_TICK = 0.1
+# Between two looks at the Cluster: when all is well, and when something is not.
+_LOOK_SECONDS = 1.0
+_LOOK_SECONDS_TROUBLED = 0.1
+# So many servers are asked at a look.
+_ASKED = 5
+# A server that another one suspects, or cannot reach, for so long counts as cut off.
+_DOUBT_SECONDS = 1.0
+_NAMES_PER_COMMAND = 1_000
+
+
+class ClusterSession:
+    """What exists while a backplane runs over a Cluster.
+
+    Redis counts as lost, once per outage, when the link to a primary is; and as back when every wanted channel is
+    confirmed again, the servers reach each other, and, in sharded mode, all primaries are there.
+
+    Args:
+        options: Of the backplane.
+        sink: Gets messages, and is told of outages.
+        clock: For all deadlines and pauses.
+        random: Jitter between attempts to connect, and who is asked.
+    """
+
+    def __init__(self, options: RedisOptions, sink: BackplaneSink, *, clock: Clock, random: Random) -> None:
+        self._options = options
+        self._sink: BackplaneSink | None = sink
+        self._clock = clock
+        self._random = random
+        self._sharded = options.mode == "sharded"
+        self._supervisor = Supervisor("redis cluster", on_failure=self._failed)
+        self._discovery = ClusterDiscovery(options, self._supervisor)
+        self.routes = SlotRoutes(options, clock, self._look_soon)
+        self.placement = Placement(
+            options,
+            clock,
+            sink.deliver,
+            locate=self._locate,
+            on_settled=self._check,
+            on_misplaced=self._misplaced,
+        )
+        self._view: ClusterView | None = None
+        self._shards: dict[Endpoint, Shard] = {}
+        self._retired: list[Shard] = []
+        self._homes: list[Shard | None] = [None] * SLOTS
+        self._doubts: dict[Endpoint, float] = {}
+        self._split: BackplaneUnavailableError | None = None
+        # The last look began after the last loss, and found most primaries alive and in touch with one another.
+        self._calm = False
+        self._losses = 0
+        self._looking = False
+        self._look_at = 0.0
+        self._moved = False
+        self.outage: BackplaneUnavailableError | None = None
+        self._hold_until: float | None = None
+        self._undecided_until: float | None = None
+        self._failures = 0
+        self.first: asyncio.Future[None] | None = None
+
+    @property
+    def is_connected(self) -> bool:
+        """All that is wanted is confirmed, and no wanted channel is refused."""
+        return self.outage is None and self._is_whole() and not self.placement.refusals
+
+    def succeed(self, old: RedisSession) -> None:
+        """Go on where a session stood that has found its server to be part of a Cluster, and begin."""
+        old.resign()
+        self.outage, self.first = old.outage, old.first
+        self.placement.adopt(old.subscriber)
+        self.routes.adopt(old.pipeline)
+        self._supervisor.start(old.close(), "close the first connections")
+        self.start()
+
+    def keep(self, names: Collection[str]) -> None:
+        """Want channels without waiting for them."""
+        self.placement.keep(names)
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self._undecided_until = self._clock.monotonic() + self._options.async_timeout
+        self._check()
+        self._supervisor.start(self._tick(), "deadlines", vital=True)
+
+    async def connected(self) -> None:
+        """Return when the Cluster is there for the first time.
+
+        Raises:
+            BackplaneUnavailableError: `connect_retry` attempts failed.
+        """
+        self.first = self.first or asyncio.get_running_loop().create_future()
+        self._check()
+        await self.first
+
+    async def close(self) -> None:
+        """Send what waits, fail what is unconfirmed, and close all connections; nothing is delivered any more."""
+        self._sink = None
+        self.placement.close(BackplaneUnavailableError("The backplane is not running."))
+        self.routes.close()
+        shards = [*self._shards.values(), *self._retired]
+        self._shards.clear()
+        self._retired.clear()
+        for shard in shards:
+            await shard.close()
+        await self._supervisor.close()
+
+    # What callers want
+
+    async def subscribe(self, names: Collection[str], *, keep: bool) -> None:
+        """Want channels; see `Backplane.subscribe`."""
+        undecided = self._undecided_until is not None and self.outage is None
+        somebody = undecided or any(shard.hears for shard in self._shards.values())
+        nobody = self.outage or BackplaneUnavailableError("There is no connection to Redis.")
+        await self.placement.subscribe(names, keep=keep, away=None if somebody else nobody)
+
+    async def unsubscribe(self, names: Collection[str]) -> None:
+        """No longer want channels; see `Backplane.unsubscribe`."""
+        await self.placement.unsubscribe(names)
+
+    def publish(self, channel: str, payload: bytes) -> asyncio.Future[int]:
+        """Send a message; see `Backplane.publish`."""
+        return self.routes.publish(channel, payload)
+
+    async def count_subscribers(self, names: Sequence[str]) -> dict[str, int]:
+        """How many nodes are subscribed to each channel, wherever they are; see `Backplane.count_subscribers`.
+
+        The count of one server says nothing: others may be subscribed elsewhere, also at replicas.
+
+        Raises:
+            BackplaneUnavailableError: No server answers, or one does not while nothing was found at the others.
+        """
+        counts = dict.fromkeys(names, 0)
+        for start in range(0, len(names), _NAMES_PER_COMMAND):
+            await self._count(names[start : start + _NAMES_PER_COMMAND], counts)
+        return counts
+
+    async def _count(self, names: Sequence[str], counts: dict[str, int]) -> None:
+        def add(part: Sequence[str], reply: object) -> bool:
+            if not isinstance(reply, list) or len(reply) != 2 * len(part):
+                return False
+            for name, count in zip(part, reply[1::2], strict=True):
+                counts[name] += count
+            return True
+
+        shards = [shard for shard in self._shards.values() if shard.answers]
+        futures = [shard.pipeline.submit(pack_command(self._words(names)), "PUBSUB NUMSUB") for shard in shards]
+        if futures:
+            await asyncio.wait(futures)
+        errors = [error for future in futures if (error := future.exception()) is not None]
+        answered = sum(add(names, future.result()) for future in futures if future.exception() is None)
+        missing = [name for name in names if not counts[name]]
+        if missing and (not answered or self.outage is not None):
+            reason = errors[0] if errors else self.outage or "There is no connection to Redis."
+            text = f"Not all servers of the Redis Cluster can be asked: {reason}"
+            error = BackplaneUnavailableError(text)
+            error.__cause__ = errors[0] if errors else self.outage
+            raise error
+        view = self._view
+        if missing and view is not None and not self._sharded:
+            # A client of another kind may have fled to a replica.
+            words = self._words(missing)
+            for replica in view.replicas:
+                try:
+                    add(missing, await self._discovery.call(replica, *words))
+                except BackplaneUnavailableError as error:
+                    logger.debug("A replica cannot be asked for subscribers: %s", error)
+
+    def _words(self, names: Sequence[str]) -> tuple[str, ...]:
+        prefix = self._options.channel_prefix
+        subcommand = "SHARDNUMSUB" if self._sharded else "NUMSUB"
+        return (self._options.command("PUBSUB"), subcommand, *[prefix + name for name in names])
+
+    # The Cluster
+
+    async def _tick(self) -> None:
+        seconds = min(_TICK, self._options.async_timeout / 4)
+        while True:
+            now = self._clock.monotonic()
+            if not self._looking and now >= self._look_at:
+                self._looking = True
+                self._supervisor.start(self._look(), "look at the cluster", vital=True)
+            if self._undecided_until is not None and now >= self._undecided_until:
+                self._undecided_until = None
+                if self._view is None:
+                    seconds_waited = self._options.async_timeout
+                    # Whoever waits for a first subscription gives up now, and must not take that for an answer.
+                    self._lose(BackplaneUnavailableError(f"No connection to Redis within {seconds_waited:g} s."))
+            for shard in [*self._shards.values(), *self._retired]:
+                shard.tick(now)
+            self.routes.tick(now)
+            self.placement.tick(now)
+            self._bury()
+            self._check()
+            await self._clock.sleep(seconds)
+
+    def _look_soon(self) -> None:
+        self._look_at = 0.0
+
+    def _misplaced(self) -> None:
+        self._moved = True
+        self._look_soon()
+        if not self.placement.is_restored:
+            self._lose(BackplaneUnavailableError("A slot of the Redis Cluster has moved; its channels follow."))
+
+    async def _look(self) -> None:
+        self._look_at = float("inf")
+        losses, self._calm = self._losses, False
+        try:
+            shards = [shard for shard in self._shards.values() if shard.answers]
+            views = await self._discovery.ask_shards(self._random.sample(shards, min(_ASKED, len(shards))))
+            if not views:
+                known = [node.endpoint for node in self._view.nodes] if self._view is not None else []
+                views = await self._discovery.ask(list(dict.fromkeys([*self._options.addresses, *known])))
+            calm = self._adopt(max(views, key=lambda view: view.rank), views)
+            self._calm = calm and losses == self._losses
+            self._failures = 0
+        except BackplaneUnavailableError as error:
+            self._failures += 1
+            if self._failures == 1:
+                logger.warning("%s", error)
+            self._lose(error)
+        finally:
+            self._looking = False
+            well = self.outage is None and not self._moved and not self._doubts
+            pause = _LOOK_SECONDS if well else min(_LOOK_SECONDS_TROUBLED * max(1, self._failures), _LOOK_SECONDS)
+            self._look_at = min(self._look_at, self._clock.monotonic() + pause)
+            self._check()
+
+    def _adopt(self, best: ClusterView, views: Sequence[ClusterView]) -> bool:
+        """Take over what was seen; returns whether most primaries are alive and in touch with one another."""
+        if self._sink is None:
+            return False
+        if not best.primaries:
+            raise BackplaneUnavailableError(f"The Redis Cluster of {best.asked} has no slots yet.")
+        endpoints = [node.endpoint for node in best.primaries]
+        if self._view is None or endpoints != [node.endpoint for node in self._view.primaries]:
+            logger.info("The primaries of the Redis Cluster: %s.", ", ".join(map(str, endpoints)))
+        changed = self._view is None or self._view.owners() != best.owners() or self._moved
+        self._view = best
+        self._moved = False
+        for endpoint in endpoints:
+            if endpoint not in self._shards:
+                shard = self._shards[endpoint] = Shard(
+                    endpoint,
+                    self._options,
+                    self.placement,
+                    clock=self._clock,
+                    random=self._random,
+                    on_change=self._changed,
+                    on_failure=self._failed,
+                )
+                shard.start()
+        for endpoint in [endpoint for endpoint in self._shards if endpoint not in endpoints]:
+            self._retired.append(self._shards.pop(endpoint))
+        calm = self._doubt(best, views)
+        if changed:
+            self._settle()
+        return calm
+
+    def _doubt(self, best: ClusterView, views: Sequence[ClusterView]) -> bool:
+        """See which primaries the others cannot reach: what is published there does not get around."""
+        now = self._clock.monotonic()
+        failed = {node.endpoint for node in best.primaries if node.failed}
+        doubted = {node.endpoint for node in best.primaries if node.doubted or node.failed}
+        alive = {endpoint for endpoint in self._shards if endpoint not in doubted}
+        torn: list[tuple[Endpoint, Endpoint]] = []
+        for view in views:
+            if view.asked in alive:
+                torn += [(view.asked, n.endpoint) for n in view.primaries if n.doubted and n.endpoint in alive]
+        for _, endpoint in torn:
+            doubted.add(endpoint)
+        self._doubts = {endpoint: self._doubts.get(endpoint, now) for endpoint in doubted}
+        lasting = {endpoint for endpoint, since in self._doubts.items() if now - since >= _DOUBT_SECONDS} | failed
+        self._split = None
+        for one, other in torn:
+            if other in lasting:
+                self._split = BackplaneUnavailableError(f"Redis at {one} does not reach its Cluster's {other}.")
+                self._lose(self._split)
+        turned = False
+        for endpoint, shard in self._shards.items():
+            cut_off = endpoint in lasting and len(lasting) < len(self._shards)
+            turned = turned or cut_off is not shard.cut_off
+            shard.cut_off = cut_off
+        if turned:
+            self._turned(BackplaneUnavailableError("Servers of the Redis Cluster are cut off from the others."))
+        return not torn and 2 * len(alive) > len(best.primaries)
+
+    def _changed(self, shard: Shard, error: BackplaneUnavailableError | None) -> None:
+        if self._sink is None or shard in self._retired:
+            return
+        self._turned(error)
+
+    def _turned(self, error: BackplaneUnavailableError | None) -> None:
+        """A server came or went: draw the conclusions."""
+        turned = False
+        for shard in self._shards.values():
+            if shard.heard is not shard.hears:
+                shard.heard = shard.hears
+                turned = True
+                if shard.heard:
+                    self.placement.found(shard)
+                else:
+                    self.placement.lost(shard)
+            if shard.was_up is not shard.is_up:
+                shard.was_up = shard.is_up
+                turned = True
+                if not shard.was_up:
+                    lost = error or BackplaneUnavailableError(f"Redis at {shard.endpoint} is away.")
+                    self._lose(lost)
+                    others = any(other.is_up for other in self._shards.values())
+                    if others and not self._sharded and not shard.takes:
+                        # Another one takes its place; what this one does later must not count as confirmed in order.
+                        shard.abandon(lost)
+        if turned:
+            self._look_soon()
+            self._settle()
+        self._check()
+
+    def _settle(self) -> None:
+        """Decide where each slot is at home, and let messages and channels follow."""
+        view = self._view
+        assert view is not None  # noqa: S101 - there are shards only where there is a view
+        shards = [self._shards[node.endpoint] for node in view.primaries]
+        up = [shard for shard in shards if shard.is_up]
+        owners = view.owners()
+        homes: dict[Endpoint | None, Shard | None] = {None: up[0] if up and not self._sharded else None}
+        for number, shard in enumerate(shards):
+            home = shard
+            if up and not shard.is_up and shard.failed and not self._sharded:
+                # The next one in line: the same for every node that sees the same.
+                home = next(other for other in (*shards[number:], *shards) if other.is_up)
+            homes[shard.endpoint] = home
+        self._homes = [homes[endpoint] for endpoint in owners]
+        self._hold()
+        self.placement.relocate()
+        self.routes.set_homes(self._homes)
+
+    def _locate(self, name: str) -> Shard | None:
+        return self._homes[self.routes.slot_of(name)]
+
+    def _bury(self) -> None:
+        """Close servers that left the Cluster, once no channel is heard there."""
+        for shard in [shard for shard in self._retired if not (shard.hears and self.placement.is_used(shard))]:
+            self._retired.remove(shard)
+            if self.placement.lost(shard):
+                self._lose(BackplaneUnavailableError(f"Redis at {shard.endpoint} has left the Cluster."))
+            self._supervisor.start(shard.close(), f"close {shard.endpoint}")
+
+    # Outages
+
+    def _failed(self, error: BaseException) -> None:
+        # None of our tasks ends by itself; should one, being lost is better than being deaf.
+        self._lose(BackplaneUnavailableError(f"The Redis backplane failed: {describe_error(error)}."))
+
+    def _lose(self, error: BackplaneUnavailableError) -> None:
+        self._losses += 1
+        self._calm = False
+        self._look_soon()
+        if not any(shard.is_up for shard in self._shards.values()):
+            self.routes.lobby.detach(error)
+            self.placement.give_up(error)
+        if self.outage is None and self._sink is not None:
+            self.outage = error
+            self._sink.lost(error)
+
+    def _is_whole(self) -> bool:
+        shards = self._shards.values()
+        up = [shard for shard in shards if shard.is_up]
+        there = bool(up) and (not self._sharded or len(up) == len(shards))
+        # Who comes back into a Cluster that is not one yet would publish for itself.
+        agreed = self._calm or self.outage is None
+        torn = self._split is not None or self._moved
+        return there and agreed and not torn and self.placement.is_restored
+
+    def _check(self) -> None:
+        """Draw the conclusions of whatever changed."""
+        if self._sink is None:
+            return
+        self._hold()
+        if self._is_whole():
+            self._undecided_until = None
+            gap, self.placement.missed = self.placement.missed, False
+            if self.outage is not None:
+                self.outage = None
+                logger.info("The Redis backplane is whole again%s.", "; messages may have been missed" if gap else "")
+                self._sink.restored(gap=gap)
+            if self.first is not None and not self.first.done():
+                self.first.set_result(None)
+        elif self.first is not None and not self.first.done() and self.outage is not None:
+            failures = max([self._failures, *[shard.failures for shard in self._shards.values()]])
+            if failures >= max(self._options.connect_retry, 1):
+                error = BackplaneUnavailableError(
+                    "It was not possible to connect to the redis server(s). There was an error: to start without "
+                    "Redis and connect when it comes, set abort_on_connect_fail to False (abortConnect=false)."
+                )
+                error.__cause__ = self.outage
+                self.first.set_exception(error)
+
+    def _hold(self) -> None:
+        """Keep publishes back while our own subscriptions are on their way, but not for long."""
+        if self.placement.is_answered or self._options.backlog == "fail_fast":
+            self._hold_until = None
+            self.routes.hold(held=False)
+        elif not any(shard.takes for shard in self._shards.values()):
+            # Nothing can be sent; this is for the moment when that changes.
+            self._hold_until = None
+            self.routes.hold(held=True)
+        else:
+            now = self._clock.monotonic()
+            if self._hold_until is None:
+                self._hold_until = now + _HOLD_SECONDS
+            self.routes.hold(held=now < self._hold_until)

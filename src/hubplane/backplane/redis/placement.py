@@ -1,0 +1,443 @@
+"""`Placement`: the channels a node wants, each subscribed at the server where it belongs, and moved when that changes.
+
+What callers want is kept once, in a `WantedChannels`; each server's `Subscriber` keeps its part true. A channel has a
+home, where it shall be subscribed, and a server that is heard, whose deliveries count. They differ while it moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from hubplane.backplane.redis.connection import describe_error
+from hubplane.backplane.redis.handover import Handover
+from hubplane.backplane.redis.options import RedisOptions
+from hubplane.backplane.redis.subscriber import Subscriber
+from hubplane.backplane.redis.wanted import Channel, Leaving, Subscribe, Ticket, WantedChannels
+from hubplane.clock import Clock
+from hubplane.errors import BackplaneUnavailableError
+
+__all__ = ["Home", "Placement", "Watcher"]
+
+logger = logging.getLogger(__name__)
+
+# A channel that moved stays subscribed where it was, unheard, for so long: .NET's client learns only after up to a
+# minute (configCheckSeconds) that a slot has another owner, and believes until then what the old one counts.
+_COURTESY_SECONDS = 90.0
+
+
+class Home(Protocol):
+    """A server at which channels may be subscribed."""
+
+    @property
+    def subscriber(self) -> Subscriber:
+        """What speaks to it."""
+        ...
+
+    @property
+    def hears(self) -> bool:
+        """Its subscriptions can be trusted now."""
+        ...
+
+
+class _Place(Subscribe):
+    """Where a channel shall be subscribed."""
+
+    __slots__ = ("home",)
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+
+
+class Placement:
+    """The incoming half of a backplane with several servers.
+
+    Args:
+        options: Prefix, deadline and policy.
+        clock: For deadlines.
+        deliver: Gets every message on a wanted channel, once.
+        locate: The home of a channel at present; None while it has none.
+        on_settled: Called when the last channel that had to be restored is.
+        on_misplaced: Called when a server says that a channel is not its own.
+
+    Attributes:
+        missed: A channel that is wanted was without a server since this was last set to False.
+    """
+
+    def __init__(
+        self,
+        options: RedisOptions,
+        clock: Clock,
+        deliver: Callable[[str, bytes], None],
+        *,
+        locate: Callable[[str], Home | None],
+        on_settled: Callable[[], None],
+        on_misplaced: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._deliver = deliver
+        self._locate = locate
+        self._on_settled = on_settled
+        self._on_misplaced = on_misplaced
+        self._sharded = options.mode == "sharded"
+        self._timeout = options.async_timeout
+        self._fail_fast = options.backlog == "fail_fast"
+        self._loop = asyncio.get_running_loop()
+        self._wanted = WantedChannels(options.channel_prefix.encode(), self._changed)
+        self._heard: dict[str, Home] = {}
+        self._moves: dict[str, tuple[Home, Handover]] = {}
+        self._courtesies: dict[str, tuple[Home, float]] = {}
+        self._restoring: set[Channel] = set()
+        self._refused: set[Channel] = set()
+        self._postponed = False
+        self._leavings: list[Leaving] | None = None
+        self._error: BackplaneUnavailableError | None = None
+        self.missed = False
+
+    @property
+    def refusals(self) -> int:
+        """How many wanted channels are refused at present."""
+        return len(self._refused)
+
+    @property
+    def is_restored(self) -> bool:
+        """No channel waits to be heard again."""
+        return not self._restoring
+
+    @property
+    def is_answered(self) -> bool:
+        """As `is_restored`, but a refusal counts as an answer."""
+        return self._restoring <= self._refused
+
+    # What callers want
+
+    def adopt(self, subscriber: Subscriber) -> None:
+        """Take over what callers want of a subscriber that has no connection and will have none."""
+        subscriber.hand_over(self._wanted)
+        for channel in list(self._wanted.channels.values()):
+            if channel.kept:
+                self._restoring.add(channel)
+                self.missed = True
+            self._changed(channel)
+
+    async def subscribe(self, names: Collection[str], *, keep: bool, away: BackplaneUnavailableError | None) -> None:
+        """Want channels and wait until they are confirmed; see `Backplane.subscribe`.
+
+        Args:
+            names: The channels.
+            keep: As there.
+            away: Why no server is there; None if one is, or if that is not decided.
+        """
+        self._error = away
+        if away is not None and keep:
+            self.keep(names)
+            return
+        if away is not None and self._fail_fast:
+            raise self._unavailable("No connection is active/available to service this operation: SUBSCRIBE")
+        ticket = self._wanted.request(names, self._clock.monotonic() + self._timeout, keep=keep)
+        try:
+            await ticket.done
+        except asyncio.CancelledError:
+            if ticket in self._wanted.tickets:
+                self._wanted.finish(ticket, self._unavailable("The call was cancelled."))
+            raise
+
+    def keep(self, names: Collection[str]) -> None:
+        """Want channels without waiting for them."""
+        self._wanted.keep(names)
+        for name in names:
+            if not (channel := self._wanted.channels[name]).confirmed:
+                self._restoring.add(channel)
+                self.missed = True
+
+    async def unsubscribe(self, names: Collection[str]) -> None:
+        """No longer want channels and wait until Redis knows; not longer than the connection or the deadline."""
+        leavings: list[Leaving] = []
+        self._leavings = leavings
+        self._wanted.drop(names, 0.0)
+        self._leavings = None
+        for leaving in leavings:
+            if leaving.remaining:
+                await asyncio.wait([leaving.done])
+
+    def tick(self, now: float) -> None:
+        """End what has waited too long, and what has moved."""
+        self._wanted.expire(now, self._late)
+        for name, (old, move) in list(self._moves.items()):
+            if move.is_due(now):
+                if move.is_settled:
+                    del self._moves[name]
+                else:
+                    self._settle(name, old, move)
+        if self._postponed:
+            self._postponed = False
+            self.relocate()
+        while self._courtesies:
+            name = next(iter(self._courtesies))
+            if self._courtesies[name][1] > now:
+                break
+            self._end_courtesy(name)
+
+    def close(self, error: BackplaneUnavailableError) -> None:
+        """Forget everything; whoever still waits fails."""
+        self._error = error
+        for ticket in list(self._wanted.tickets):
+            ticket.keep = False
+            self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {error}"))
+        self._wanted.clear()
+        self._heard.clear()
+        self._moves.clear()
+        self._courtesies.clear()
+
+    def give_up(self, error: BackplaneUnavailableError) -> None:
+        """No server is there: end the calls that are not to wait for one."""
+        self._error = error
+        for ticket in list(self._wanted.tickets):
+            if ticket.keep or self._fail_fast:
+                self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
+                if ticket.keep:
+                    self.keep([channel.name for channel in ticket.channels])
+
+    def _changed(self, channel: Channel) -> None:
+        """Put a channel right whose wanted state may have changed."""
+        if channel.wanted:
+            if channel.sent is None:
+                self._place(channel)
+            return
+        place, channel.sent, channel.confirmed = channel.sent, None, False
+        name = channel.name
+        self._refused.discard(channel)
+        if channel in self._restoring:
+            self._restoring.discard(channel)
+            self._loop.call_soon(self._on_settled)
+        homes = [self._heard.pop(name, None), self._moves.pop(name, (None, None))[0]]
+        homes.append(self._courtesies.pop(name, (None, 0.0))[0])
+        homes.append(place.home if isinstance(place, _Place) else None)
+        for home in dict.fromkeys(homes):
+            if home is not None:
+                leaving = home.subscriber.leave([name])
+                if self._leavings is not None:
+                    self._leavings.append(leaving)
+
+    # Where it is
+
+    def is_used(self, home: Home) -> bool:
+        """Whether some channel is still subscribed at a server."""
+        guests = (*self._moves.values(), *self._courtesies.values())
+        return home in self._heard.values() or any(old is home for old, _ in guests)
+
+    def relocate(self) -> None:
+        """The homes of channels may have changed: move what is elsewhere."""
+        for channel in list(self._wanted.channels.values()):
+            if channel.wanted:
+                home = self._locate(channel.name)
+                here = channel.sent.home if isinstance(channel.sent, _Place) else None
+                if home is here:
+                    continue
+                if here is not None and here.hears and (e := self._moves.get(channel.name)) and e[1].is_settled:
+                    # Late copies of its last move are still to be told apart.
+                    self._postponed = True
+                else:
+                    self._move(channel, here)
+
+    def lost(self, home: Home) -> bool:
+        """A server's subscriptions are gone, or cannot be trusted; returns whether some channel was heard there."""
+        for name, (old, move) in list(self._moves.items()):
+            place = self._wanted.channels[name].sent
+            if not move.is_settled and isinstance(place, _Place) and place.home is home:
+                del self._moves[name]  # the old one goes on being heard
+            elif old is home and not move.is_settled:
+                self._settle(name, old, move)
+        unheard = [name for name, heard in self._heard.items() if heard is home]
+        for name in unheard:
+            self._unheard(self._wanted.channels[name])
+        return bool(unheard)
+
+    def found(self, home: Home) -> None:
+        """A server's subscriptions can be trusted again, without having been made anew."""
+        for channel in list(self._wanted.channels.values()):
+            place = channel.sent
+            if isinstance(place, _Place) and place.home is home and home.subscriber.has(channel.name):
+                self._confirm(home, channel)
+
+    def _place(self, channel: Channel) -> None:
+        home = self._locate(channel.name)
+        if home is None:
+            return
+        channel.sent = _Place(home)
+        home.subscriber.keep([channel.name])
+        if self._can_hear(home, channel.name):
+            self._confirm(home, channel)
+
+    @staticmethod
+    def _can_hear(home: Home, name: str) -> bool:
+        return home.hears and home.subscriber.has(name)
+
+    def _move(self, channel: Channel, here: Home | None) -> None:
+        name = channel.name
+        # Not settled: the old server has been heard all the time, and goes on being heard.
+        self._moves.pop(name, None)
+        heard = self._heard.get(name)
+        if here is not None and here is not heard:
+            here.subscriber.leave([name])
+        self._refused.discard(channel)
+        channel.sent = None
+        self._place(channel)
+
+    def _unheard(self, channel: Channel) -> None:
+        """Nobody brings the channel's messages any more."""
+        self._heard.pop(channel.name, None)
+        channel.confirmed = False
+        self._restoring.add(channel)
+        self.missed = True
+        for ticket in channel.tickets:
+            ticket.waiting.add(channel)
+
+    def _settle(self, name: str, old: Home, move: Handover) -> None:
+        place = self._wanted.channels[name].sent
+        assert isinstance(place, _Place)  # noqa: S101 - a channel that moves has somewhere to go
+        self._heard[name] = place.home
+        for payload in move.settle(self._clock.monotonic()):
+            try:
+                self._deliver(name, payload)
+            except Exception:
+                # The sink broke its word; the messages behind this one must not pay for it.
+                logger.exception("A sink failed on channel %s.", name)
+        self._moves[name] = (old, move)
+        self._end_courtesy(name)
+        if self._sharded:
+            old.subscriber.leave([name])
+        else:
+            self._courtesies[name] = (old, self._clock.monotonic() + _COURTESY_SECONDS)
+
+    def _end_courtesy(self, name: str) -> None:
+        home, _ = self._courtesies.pop(name, (None, 0.0))
+        place = self._wanted.channels[name].sent
+        at_home = isinstance(place, _Place) and place.home is home
+        if home is not None and not at_home and self._heard.get(name) is not home:
+            home.subscriber.leave([name])
+
+    # What the servers say
+
+    def receiver(self, home: Home) -> Callable[[str, bytes], None]:
+        """Takes the messages of one server."""
+        heard, moves, deliver = self._heard, self._moves, self._deliver
+        if self._sharded:
+            # A message on a shard channel comes from one server only, so nothing needs to be told apart.
+            return deliver
+
+        def receive(name: str, payload: bytes) -> None:
+            if not moves and heard.get(name) is home:
+                deliver(name, payload)
+            else:
+                self._receive(home, name, payload)
+
+        return receive
+
+    def _receive(self, home: Home, name: str, payload: bytes) -> None:
+        entry, now = self._moves.get(name), self._clock.monotonic()
+        if entry is None:
+            wanted = self._heard.get(name) is home
+        elif entry[0] is home:
+            wanted = entry[1].from_old(payload, now)
+        else:
+            place = self._wanted.channels[name].sent
+            wanted = isinstance(place, _Place) and place.home is home and entry[1].from_new(payload, now)
+        if wanted:
+            self._deliver(name, payload)
+
+    def confirmed(self, home: Home, name: str) -> None:
+        """A server has subscribed a channel."""
+        channel = self._wanted.channels.get(name)
+        if channel is None or not isinstance(channel.sent, _Place) or channel.sent.home is not home:
+            return  # it moved on meanwhile
+        self._confirm(home, channel)
+
+    def _confirm(self, home: Home, channel: Channel) -> None:
+        name = channel.name
+        old = self._heard.get(name)
+        if old is None or old is home or not self._can_hear(old, name):
+            self._heard[name] = home
+            self._moves.pop(name, None)
+            if old is not None and old is not home:
+                old.subscriber.leave([name])
+                self.missed = True
+        elif name not in self._moves:
+            self._moves[name] = (old, Handover(self._clock.monotonic()))
+        channel.confirmed = True
+        self._refused.discard(channel)
+        self._wanted.confirm(channel)
+        if channel in self._restoring:
+            self._restoring.discard(channel)
+            if self.is_answered:
+                self._on_settled()
+
+    def refused(self, home: Home, name: str, error: BackplaneUnavailableError) -> None:
+        """A server refuses a channel, and is asked again from time to time."""
+        channel = self._wanted.channels.get(name)
+        if channel is None or not isinstance(channel.sent, _Place) or channel.sent.home is not home:
+            return
+        if channel.kept:
+            self._refused.add(channel)
+        self._wanted.refuse(channel, error)
+        if self.is_answered:
+            self._on_settled()
+
+    def misplaced(self, home: Home, name: str) -> None:
+        """A server says that a channel is not its own, or no longer."""
+        channel = self._wanted.channels.get(name)
+        if channel is None:
+            return
+        if isinstance(channel.sent, _Place) and channel.sent.home is home:
+            channel.sent = None
+        if self._heard.get(name) is home:
+            entry = self._moves.get(name)
+            if entry is not None and not entry[1].is_settled:
+                self._settle(name, *entry)
+            else:
+                self._moves.pop(name, None)
+                self._unheard(channel)
+        self._on_misplaced()
+
+    def _late(self, ticket: Ticket) -> BackplaneUnavailableError:
+        milliseconds = round(self._timeout * 1000)
+        if self._error is None:
+            text = f"Timeout awaiting confirmation of {len(ticket.waiting)} channels ({milliseconds}ms)."
+        else:
+            text = (
+                "The subscription timed out in the backlog attempting to send because no connection became available "
+                f"({milliseconds}ms) - Last Connection Exception: {self._error}"
+            )
+        return self._unavailable(text)
+
+    def _unavailable(self, text: str) -> BackplaneUnavailableError:
+        error = BackplaneUnavailableError(text)
+        error.__cause__ = self._error
+        return error
+
+
+class Watcher:
+    """Tells a placement what one server says of single channels.
+
+    Args:
+        placement: Hears it.
+        home: The server.
+    """
+
+    def __init__(self, placement: Placement, home: Home) -> None:
+        self._placement = placement
+        self._home = home
+
+    def confirmed(self, name: str) -> None:
+        """See `Placement.confirmed`."""
+        self._placement.confirmed(self._home, name)
+
+    def refused(self, name: str, error: BackplaneUnavailableError) -> None:
+        """See `Placement.refused`."""
+        self._placement.refused(self._home, name, error)
+
+    def misplaced(self, name: str) -> None:
+        """See `Placement.misplaced`."""
+        self._placement.misplaced(self._home, name)
