@@ -11,18 +11,19 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
-from enum import Enum
 from itertools import islice
-from typing import Protocol
 
+from hubplane.backplane.redis.batches import Batch as _Batch
+from hubplane.backplane.redis.batches import Kind as _Kind
+from hubplane.backplane.redis.batches import SubscriptionWatcher
 from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ReplyError, pack_command
-from hubplane.backplane.redis.wanted import Channel, Leaving, Subscribe, Ticket, WantedChannels
+from hubplane.backplane.redis.wanted import Channel, Leaving, Ticket, WantedChannels
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 
-__all__ = ["Subscriber", "SubscriptionWatcher"]
+__all__ = ["Subscriber"]
 
 logger = logging.getLogger(__name__)
 
@@ -36,44 +37,6 @@ _RETRY_FIRST = 0.25
 _RETRY_LONGEST = 2.0
 # What a node of a Cluster says of a shard channel that is not its own, or not yet, or of any while it is cut off.
 _ELSEWHERE = ("MOVED ", "ASK ", "CLUSTERDOWN", "TRYAGAIN")
-
-
-class _Kind(Enum):
-    """A command on this connection; its name is the command, its value the first word of the answer."""
-
-    SUBSCRIBE = b"subscribe"
-    UNSUBSCRIBE = b"unsubscribe"
-    SSUBSCRIBE = b"ssubscribe"
-    SUNSUBSCRIBE = b"sunsubscribe"
-    PING = b"pong"
-
-
-class SubscriptionWatcher(Protocol):
-    """Hears what becomes of single channels, where channels have more than one possible home."""
-
-    def confirmed(self, name: str) -> None:
-        """Redis confirmed a channel."""
-        ...
-
-    def refused(self, name: str, error: BackplaneUnavailableError) -> None:
-        """Redis refused a channel, and is asked again from time to time."""
-        ...
-
-    def misplaced(self, name: str) -> None:
-        """Redis says that the channel does not belong here, or no longer; it is wanted here no more."""
-        ...
-
-
-class _Batch(Subscribe):
-    """One command under way, and how many of its channels were answered."""
-
-    __slots__ = ("channels", "kind", "position", "word")
-
-    def __init__(self, kind: _Kind, channels: list[Channel]) -> None:
-        self.kind = kind
-        self.word: bytes = kind.value
-        self.channels = channels
-        self.position = 0
 
 
 class Subscriber:
