@@ -15,7 +15,8 @@ from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.backplane.redis.slots import SLOTS, slot_of
 from hubplane.testing.backplane_contract import BackplaneContract, BackplaneFleet
-from hubplane.testing.redis_fleets import RedisCluster, RedisSentinels
+from hubplane.testing.redis_cluster import RedisCluster
+from hubplane.testing.redis_sentinels import RedisSentinels
 from hubplane.testing.redis_server import RedisServer, RedisServerKind, find_redis_server
 
 

@@ -21,7 +21,8 @@ from hubplane.lifetime.local import LocalHubLifetimeManager
 from hubplane.lifetime.routes import BackplaneRoutes
 from hubplane.lifetime.scaleout import ScaleoutHubLifetimeManager
 from hubplane.testing.lifetime_contract import CONTRACT_PROTOCOLS, LifetimeContract
-from hubplane.testing.redis_fleets import RedisCluster, RedisSentinels
+from hubplane.testing.redis_cluster import RedisCluster
+from hubplane.testing.redis_sentinels import RedisSentinels
 from hubplane.testing.redis_server import RedisServer
 from hubplane.testing.scaleout_contract import ScaleoutLifetimeContract
 

@@ -18,7 +18,8 @@ from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.backplane.redis.slots import SLOTS, slot_of
 from hubplane.errors import BackplaneUnavailableError
 from hubplane.testing.backplane_contract import RecordingSink
-from hubplane.testing.redis_fleets import RedisCluster, wait_until
+from hubplane.testing.redis_cluster import RedisCluster
+from hubplane.testing.redis_fleets import wait_until
 from hubplane.testing.redis_server import RedisServer, find_redis_server
 
 pytestmark = pytest.mark.timeout(120)
@@ -232,8 +233,8 @@ async def test_primary_steps_down(cluster: RedisCluster, mode: RedisMode) -> Non
             await eventually(lambda: not subscribed(old, options.channel_prefix, sharded=True), "left the old one")
         await fleet.caught_up()
         fleet.assert_ordered()
+        await eventually(lambda: all(node.backplane.is_connected for node in fleet.nodes), "all are whole")
         for node in fleet.nodes:
-            await eventually(lambda n=node: n.backplane.is_connected, "whole")
             assert node.sink.events in ([], ["lost", GAP], ["lost", GAP] * 2)
         if mode == "compat":
             assert lost_between(fleet) == 0

@@ -17,7 +17,8 @@ from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.errors import BackplaneUnavailableError
 from hubplane.testing.backplane_contract import RecordingSink
-from hubplane.testing.redis_fleets import RedisSentinels, wait_until
+from hubplane.testing.redis_fleets import wait_until
+from hubplane.testing.redis_sentinels import RedisSentinels
 from hubplane.testing.redis_server import RedisServer, find_redis_server
 
 pytestmark = pytest.mark.timeout(120)

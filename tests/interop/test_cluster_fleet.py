@@ -24,7 +24,8 @@ from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.messages import Completion, HubMessage, Invocation
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
 from hubplane.testing.recording import RecordedClient
-from hubplane.testing.redis_fleets import RedisCluster, wait_until
+from hubplane.testing.redis_cluster import RedisCluster
+from hubplane.testing.redis_fleets import wait_until
 from hubplane.testing.redis_server import RedisServerKind, find_redis_server
 
 pytestmark = pytest.mark.timeout(120)

@@ -13,10 +13,10 @@ from random import Random
 
 from hubplane.backplane.base import BackplaneSink
 from hubplane.backplane.redis.connection import describe_error
+from hubplane.backplane.redis.counting import SubscriberCount
 from hubplane.backplane.redis.discovery import ClusterDiscovery
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.placement import Placement
-from hubplane.backplane.redis.resp import pack_command
 from hubplane.backplane.redis.routes import SlotRoutes
 from hubplane.backplane.redis.session import RedisSession
 from hubplane.backplane.redis.shard import Shard
@@ -39,7 +39,6 @@ _LOOK_SECONDS_TROUBLED = 0.1
 _ASKED = 5
 # A server that another one suspects, or cannot reach, for so long counts as cut off.
 _DOUBT_SECONDS = 1.0
-_NAMES_PER_COMMAND = 1_000
 
 
 class ClusterSession:
@@ -63,6 +62,7 @@ class ClusterSession:
         self._sharded = options.mode == "sharded"
         self._supervisor = Supervisor("redis cluster", on_failure=self._failed)
         self._discovery = ClusterDiscovery(options, self._supervisor)
+        self._count = SubscriberCount(options, self._discovery)
         self.routes = SlotRoutes(options, clock, self._look_soon)
         self.placement = Placement(
             options,
@@ -154,53 +154,9 @@ class ClusterSession:
         return self.routes.publish(channel, payload)
 
     async def count_subscribers(self, names: Sequence[str]) -> dict[str, int]:
-        """How many nodes are subscribed to each channel, wherever they are; see `Backplane.count_subscribers`.
-
-        The count of one server says nothing: others may be subscribed elsewhere, also at replicas.
-
-        Raises:
-            BackplaneUnavailableError: No server answers, or one does not while nothing was found at the others.
-        """
-        counts = dict.fromkeys(names, 0)
-        for start in range(0, len(names), _NAMES_PER_COMMAND):
-            await self._count(names[start : start + _NAMES_PER_COMMAND], counts)
-        return counts
-
-    async def _count(self, names: Sequence[str], counts: dict[str, int]) -> None:
-        def add(part: Sequence[str], reply: object) -> bool:
-            if not isinstance(reply, list) or len(reply) != 2 * len(part):
-                return False
-            for name, count in zip(part, reply[1::2], strict=True):
-                counts[name] += count
-            return True
-
-        shards = [shard for shard in self._shards.values() if shard.answers]
-        futures = [shard.pipeline.submit(pack_command(self._words(names)), "PUBSUB NUMSUB") for shard in shards]
-        if futures:
-            await asyncio.wait(futures)
-        errors = [error for future in futures if (error := future.exception()) is not None]
-        answered = sum(add(names, future.result()) for future in futures if future.exception() is None)
-        missing = [name for name in names if not counts[name]]
-        if missing and (not answered or self.outage is not None):
-            reason = errors[0] if errors else self.outage or "There is no connection to Redis."
-            text = f"Not all servers of the Redis Cluster can be asked: {reason}"
-            error = BackplaneUnavailableError(text)
-            error.__cause__ = errors[0] if errors else self.outage
-            raise error
-        view = self._view
-        if missing and view is not None and not self._sharded:
-            # A client of another kind may have fled to a replica.
-            words = self._words(missing)
-            for replica in view.replicas:
-                try:
-                    add(missing, await self._discovery.call(replica, *words))
-                except BackplaneUnavailableError as error:
-                    logger.debug("A replica cannot be asked for subscribers: %s", error)
-
-    def _words(self, names: Sequence[str]) -> tuple[str, ...]:
-        prefix = self._options.channel_prefix
-        subcommand = "SHARDNUMSUB" if self._sharded else "NUMSUB"
-        return (self._options.command("PUBSUB"), subcommand, *[prefix + name for name in names])
+        """How many nodes are subscribed to each channel, wherever they are; see `SubscriberCount`."""
+        replicas = self._view.replicas if self._view is not None else ()
+        return await self._count.ask(names, list(self._shards.values()), replicas, outage=self.outage)
 
     # The Cluster
 

@@ -9,37 +9,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from typing import Protocol
 
 from hubplane.backplane.redis.connection import describe_error
 from hubplane.backplane.redis.handover import Handover
+from hubplane.backplane.redis.homes import Home
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.subscriber import Subscriber
 from hubplane.backplane.redis.wanted import Channel, Leaving, Subscribe, Ticket, WantedChannels
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 
-__all__ = ["Home", "Placement", "Watcher"]
+__all__ = ["Placement"]
 
 logger = logging.getLogger(__name__)
 
 # A channel that moved stays subscribed where it was, unheard, for so long: .NET's client learns only after up to a
 # minute (configCheckSeconds) that a slot has another owner, and believes until then what the old one counts.
 _COURTESY_SECONDS = 90.0
-
-
-class Home(Protocol):
-    """A server at which channels may be subscribed."""
-
-    @property
-    def subscriber(self) -> Subscriber:
-        """What speaks to it."""
-        ...
-
-    @property
-    def hears(self) -> bool:
-        """Its subscriptions can be trusted now."""
-        ...
 
 
 class _Place(Subscribe):
@@ -416,28 +402,3 @@ class Placement:
         error = BackplaneUnavailableError(text)
         error.__cause__ = self._error
         return error
-
-
-class Watcher:
-    """Tells a placement what one server says of single channels.
-
-    Args:
-        placement: Hears it.
-        home: The server.
-    """
-
-    def __init__(self, placement: Placement, home: Home) -> None:
-        self._placement = placement
-        self._home = home
-
-    def confirmed(self, name: str) -> None:
-        """See `Placement.confirmed`."""
-        self._placement.confirmed(self._home, name)
-
-    def refused(self, name: str, error: BackplaneUnavailableError) -> None:
-        """See `Placement.refused`."""
-        self._placement.refused(self._home, name, error)
-
-    def misplaced(self, name: str) -> None:
-        """See `Placement.misplaced`."""
-        self._placement.misplaced(self._home, name)

@@ -9,7 +9,7 @@ from random import Random
 from hubplane.backplane.redis.link import Link, LinkUser
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pipeline import CommandPipeline
-from hubplane.backplane.redis.placement import Placement, Watcher
+from hubplane.backplane.redis.placement import Placement
 from hubplane.backplane.redis.subscriber import Subscriber
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
@@ -61,7 +61,7 @@ class Shard:
         self._supervisor = Supervisor(f"redis {endpoint}", on_failure=on_failure)
         self.pipeline = CommandPipeline(self._options, clock)
         self.subscriber = Subscriber(
-            self._options, clock, placement.receiver(self), _nothing, watcher=Watcher(placement, self)
+            self._options, clock, placement.receiver(self), _nothing, watcher=_Watcher(placement, self)
         )
         self._commands = self._link("commands", self.pipeline)
         self._subscriptions = self._link("subscriptions", self.subscriber)
@@ -127,6 +127,23 @@ class Shard:
     def _changed(self, error: BackplaneUnavailableError | None) -> None:
         self.failed = self.failed or error is not None
         self._on_change(self, error)
+
+
+class _Watcher:
+    """Tells a placement what one server says of single channels."""
+
+    def __init__(self, placement: Placement, shard: Shard) -> None:
+        self._placement = placement
+        self._shard = shard
+
+    def confirmed(self, name: str) -> None:
+        self._placement.confirmed(self._shard, name)
+
+    def refused(self, name: str, error: BackplaneUnavailableError) -> None:
+        self._placement.refused(self._shard, name, error)
+
+    def misplaced(self, name: str) -> None:
+        self._placement.misplaced(self._shard, name)
 
 
 def _nothing() -> None:

@@ -11,19 +11,18 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection
-from enum import Enum
 from itertools import islice
-from typing import Protocol
 
 from hubplane.backplane.redis.access import refusal
+from hubplane.backplane.redis.batches import Batch, Kind, SubscriptionWatcher
 from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error, unavailable
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ReplyError, pack_command
-from hubplane.backplane.redis.wanted import Channel, Leaving, Subscribe, Ticket, WantedChannels
+from hubplane.backplane.redis.wanted import Channel, Leaving, Ticket, WantedChannels
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 
-__all__ = ["Subscriber", "SubscriptionWatcher"]
+__all__ = ["Subscriber"]
 
 logger = logging.getLogger(__name__)
 
@@ -37,44 +36,6 @@ _RETRY_FIRST = 0.25
 _RETRY_LONGEST = 2.0
 # What a node of a Cluster says of a shard channel that is not its own, or not yet, or of any while it is cut off.
 _ELSEWHERE = ("MOVED ", "ASK ", "CLUSTERDOWN", "TRYAGAIN")
-
-
-class _Kind(Enum):
-    """A command on this connection; its name is the command, its value the first word of the answer."""
-
-    SUBSCRIBE = b"subscribe"
-    UNSUBSCRIBE = b"unsubscribe"
-    SSUBSCRIBE = b"ssubscribe"
-    SUNSUBSCRIBE = b"sunsubscribe"
-    PING = b"pong"
-
-
-class SubscriptionWatcher(Protocol):
-    """Hears what becomes of single channels, where channels have more than one possible home."""
-
-    def confirmed(self, name: str) -> None:
-        """Redis confirmed a channel."""
-        ...
-
-    def refused(self, name: str, error: BackplaneUnavailableError) -> None:
-        """Redis refused a channel, and is asked again from time to time."""
-        ...
-
-    def misplaced(self, name: str) -> None:
-        """Redis says that the channel does not belong here, or no longer; it is wanted here no more."""
-        ...
-
-
-class _Batch(Subscribe):
-    """One command under way, and how many of its channels were answered."""
-
-    __slots__ = ("channels", "kind", "position", "word")
-
-    def __init__(self, kind: _Kind, channels: list[Channel]) -> None:
-        self.kind = kind
-        self.word: bytes = kind.value
-        self.channels = channels
-        self.position = 0
 
 
 class Subscriber:
@@ -103,8 +64,8 @@ class Subscriber:
     ) -> None:
         self._watcher = watcher
         sharded = options.mode == "sharded"
-        self._subscribe = _Kind.SSUBSCRIBE if sharded else _Kind.SUBSCRIBE
-        self._unsubscribe = _Kind.SUNSUBSCRIBE if sharded else _Kind.UNSUBSCRIBE
+        self._subscribe = Kind.SSUBSCRIBE if sharded else Kind.SUBSCRIBE
+        self._unsubscribe = Kind.SUNSUBSCRIBE if sharded else Kind.UNSUBSCRIBE
         self._message = b"smessage" if sharded else b"message"
         # All names of one SSUBSCRIBE must be of one slot, so each goes alone.
         self._batch_names = 1 if sharded else _BATCH_NAMES
@@ -115,14 +76,14 @@ class Subscriber:
         self._options = options
         self._timeout = options.async_timeout
         self._fail_fast = options.backlog == "fail_fast"
-        self._commands = {kind: options.command(kind.name) or kind.name for kind in _Kind}
+        self._commands = {kind: options.command(kind.name) or kind.name for kind in Kind}
         self._loop = asyncio.get_running_loop()
         self._connection: RedisConnection | None = None
         self._error: BackplaneUnavailableError | None = None
         self._wanted = WantedChannels(options.channel_prefix.encode(), self._changed)
         self._marked: deque[Channel] = deque()
         self._split: deque[list[Channel]] = deque()
-        self._under_way: deque[_Batch] = deque()
+        self._under_way: deque[Batch] = deque()
         self._refused: dict[Channel, None] = {}
         self._retry_at = 0.0
         self._retry_pause = _RETRY_FIRST
@@ -255,7 +216,7 @@ class Subscriber:
     def probe(self) -> None:
         """Send a PING."""
         if self._connection is not None and self._connection.writable:
-            self._send(_Batch(_Kind.PING, []))
+            self._send(Batch(Kind.PING, []))
 
     def tick(self, now: float) -> None:
         """End what has waited too long, and ask again for refused channels."""
@@ -317,16 +278,16 @@ class Subscriber:
                 channel.sent = None
                 channel.confirmed = False
                 self._wanted.channels.pop(channel.name, None)
-            self._send(_Batch(self._unsubscribe, remove))
+            self._send(Batch(self._unsubscribe, remove))
 
     def _send_subscribe(self, channels: list[Channel]) -> None:
         if channels:
-            batch = _Batch(self._subscribe, channels)
+            batch = Batch(self._subscribe, channels)
             for channel in channels:
                 channel.sent = batch
             self._send(batch)
 
-    def _send(self, batch: _Batch) -> None:
+    def _send(self, batch: Batch) -> None:
         assert self._connection is not None  # noqa: S101 - all callers looked
         self._under_way.append(batch)
         self._connection.write(
@@ -360,7 +321,7 @@ class Subscriber:
         if isinstance(reply, ReplyError):
             self._under_way.popleft()
             self._fail(batch, reply)
-        elif batch.kind is _Kind.PING:
+        elif batch.kind is Kind.PING:
             if reply != b"PONG" and not (isinstance(reply, list) and reply[:1] == [b"pong"]):
                 raise RedisProtocolError(f"Redis answered PING with {str(reply)[:80]!r}")
             self._under_way.popleft()
@@ -383,7 +344,7 @@ class Subscriber:
         if self._watcher is None or not isinstance(reply, list) or len(reply) != 3 or reply[0] != b"sunsubscribe":
             return False
         batch = self._under_way[0] if self._under_way else None
-        if batch is not None and batch.kind is _Kind.SUNSUBSCRIBE and batch.channels[batch.position].wire == reply[1]:
+        if batch is not None and batch.kind is Kind.SUNSUBSCRIBE and batch.channels[batch.position].wire == reply[1]:
             return False
         channel = self._wanted.channels.get(self._wanted.names.get(reply[1], ""))
         # One that is being asked for is about to be answered with an error.
@@ -398,7 +359,7 @@ class Subscriber:
         self.leave([channel.name])
         self._watcher.misplaced(channel.name)
 
-    def _confirm(self, batch: _Batch, channel: Channel) -> None:
+    def _confirm(self, batch: Batch, channel: Channel) -> None:
         if channel.sent is not batch:
             return  # taken back since; a later command decides
         channel.confirmed = True
@@ -418,8 +379,8 @@ class Subscriber:
             if self._restoring == self._restoring_refused:
                 self._on_settled()
 
-    def _fail(self, batch: _Batch, error: ReplyError) -> None:
-        if batch.kind is _Kind.PING:
+    def _fail(self, batch: Batch, error: ReplyError) -> None:
+        if batch.kind is Kind.PING:
             self._pump()
             return
         if batch.kind is self._unsubscribe:

@@ -1,0 +1,179 @@
+"""`RedisCluster`: a real Redis Cluster for tests, with its faults at hand."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+
+from hubplane.errors import BackplaneUnavailableError
+from hubplane.testing.redis_fleets import RedisFleet, bytes_of, fixed_port, text_of, wait_until
+from hubplane.testing.redis_server import RedisServer, RedisServerKind
+
+__all__ = ["RedisCluster"]
+
+_SLOTS = 16_384
+_FAILOVERS = 4
+_FAILOVER_SECONDS = 6.0
+
+
+class RedisCluster(RedisFleet):
+    """A Redis Cluster on the loopback interface.
+
+    Args:
+        primaries: How many; the slots are dealt out evenly, in order.
+        replicas: How many for each primary.
+        kind: Which server, as for `RedisServer`.
+        node_timeout: Seconds after which a silent node counts as failing.
+        arguments: More options of every server.
+
+    Attributes:
+        servers: First the primaries as they were created, then the replicas.
+
+    Raises:
+        ConfigurationError: No such server on this machine.
+    """
+
+    def __init__(
+        self,
+        *,
+        primaries: int = 3,
+        replicas: int = 0,
+        kind: RedisServerKind = "any",
+        node_timeout: float = 1.0,
+        arguments: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self._primaries = primaries
+        self._buses: list[int] = []
+        for _ in range(primaries * (1 + replicas)):
+            port, bus = fixed_port(self._ports), fixed_port(self._ports)
+            options = ["--cluster-enabled", "yes", "--cluster-port", str(bus), *arguments]
+            options += ["--cluster-node-timeout", str(round(node_timeout * 1000))]
+            # An election waits for fresh replication, and a primary without a replica must not stop the others.
+            options += ["--cluster-replica-validity-factor", "0", "--cluster-require-full-coverage", "no"]
+            options += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
+            self.servers.append(RedisServer(kind=kind, port=port, arguments=options))
+            self._buses.append(bus)
+
+    @property
+    def configuration(self) -> str:
+        """All servers as a StackExchange.Redis configuration string."""
+        return ",".join(server.configuration for server in self.servers)
+
+    @property
+    def url(self) -> str:
+        """All servers as a ``redis+cluster://`` URL."""
+        return "redis+cluster://" + self.configuration
+
+    def _begin(self) -> None:
+        for server in self.servers:
+            self._stack.enter_context(server)
+        heads = self.servers[: self._primaries]
+        for number, head in enumerate(heads):
+            first = number * _SLOTS // len(heads)
+            last = (number + 1) * _SLOTS // len(heads) - 1
+            head.command("CLUSTER", "ADDSLOTSRANGE", first, last)
+            head.command("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+        for server, bus in zip(self.servers[1:], self._buses[1:], strict=True):
+            self.servers[0].command("CLUSTER", "MEET", server.host, server.port, bus)
+        wait_until(lambda: all(self._knows_all(server) for server in self.servers), "all nodes know each other")
+        for number, server in enumerate(self.servers[self._primaries :]):
+            head = heads[number % len(heads)]
+            server.command("CLUSTER", "REPLICATE", self.node_id(head))
+        self.wait_until_well()
+
+    def _knows_all(self, server: RedisServer) -> bool:
+        lines = self.nodes(server)
+        return len(lines) == len(self.servers) and all("handshake" not in line[2] for line in lines)
+
+    def nodes(self, server: RedisServer) -> list[list[str]]:
+        """The fields of each line that a server answers to CLUSTER NODES."""
+        reply = server.command("CLUSTER", "NODES")
+        assert isinstance(reply, bytes)
+        return [line.split(" ") for line in reply.decode().splitlines() if line]
+
+    def node_id(self, server: RedisServer) -> str:
+        """A server's name in the cluster."""
+        return text_of(server.command("CLUSTER", "MYID"))
+
+    def role(self, server: RedisServer) -> str:
+        """What a server says it is: master or slave."""
+        reply = server.command("ROLE")
+        assert isinstance(reply, list)
+        return text_of(reply[0])
+
+    def primary_of(self, replica: RedisServer) -> RedisServer | None:
+        """The server that a replica follows."""
+        reply = replica.command("ROLE")
+        assert isinstance(reply, list)
+        return next((server for server in self.servers if server.port == reply[2]), None)
+
+    def wait_until_well(self) -> None:
+        """Block until every running server finds the cluster in order, all links up and all replicas in step."""
+        running = [server for server in self.servers if server.pid is not None]
+        wait_until(lambda: all(self._is_well(server) for server in running), "the cluster is well")
+
+    def _is_well(self, server: RedisServer) -> bool:
+        if b"cluster_state:ok" not in bytes_of(server.command("CLUSTER", "INFO")):
+            return False
+        alive = {str(other.port) for other in self.servers if other.pid is not None}
+        for line in self.nodes(server):
+            if line[1].partition("@")[0].rpartition(":")[2] in alive and ("fail" in line[2] or line[7] != "connected"):
+                return False
+        role = server.command("ROLE")
+        return isinstance(role, list) and (text_of(role[0]) == "master" or role[3] == b"connected")
+
+    def owner(self, slot: int) -> RedisServer:
+        """The running primary that owns a slot, as the majority of the running servers says.
+
+        Raises:
+            BackplaneUnavailableError: No two of three agree on a running one.
+        """
+        running = {s.port: s for s in self.servers if s.pid is not None and not s.paused}
+        votes: dict[int, int] = {}
+        for server in running.values():
+            for line in self.nodes(server):
+                port = int(line[1].partition("@")[0].rpartition(":")[2])
+                if "master" in line[2] and "fail" not in line[2] and _has(line[8:], slot):
+                    votes[port] = votes.get(port, 0) + 1
+        port = max(votes, key=lambda port: votes[port], default=0)
+        if port not in running or votes[port] * 2 <= len(running):
+            raise BackplaneUnavailableError(f"Nobody owns slot {slot}.")
+        return running[port]
+
+    def move_slot(self, slot: int, to: RedisServer) -> None:
+        """Hand an empty slot to another primary, as a resharding does."""
+        source, target = self.owner(slot), self.node_id(to)
+        to.command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.node_id(source))
+        source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
+        to.command("CLUSTER", "SETSLOT", slot, "NODE", target)
+        source.command("CLUSTER", "SETSLOT", slot, "NODE", target)
+        for server in self.servers:
+            if server not in {to, source} and server.pid is not None and self.role(server) == "master":
+                server.command("CLUSTER", "SETSLOT", slot, "NODE", target)
+
+    def fail_over(self, replica: RedisServer) -> None:
+        """Let a replica take its primary's place in agreement with it, and wait until it has."""
+        for _ in range(_FAILOVERS):
+            replica.command("CLUSTER", "FAILOVER")
+            # Nobody votes twice in a short time, and after five seconds a server gives up; it may even step back.
+            with contextlib.suppress(TimeoutError):
+                wait_until(lambda: self.role(replica) == "master", "the replica is a primary", _FAILOVER_SECONDS)
+                self.wait_until_well()
+                if self.role(replica) == "master":
+                    return
+        raise TimeoutError(f"Not in {_FAILOVERS} attempts: {replica.port} is a primary.")
+
+    def resume(self) -> None:
+        """Start every server that does not run, and wait until the cluster is well."""
+        self.start()
+        self.wait_until_well()
+
+
+def _has(ranges: Sequence[str], slot: int) -> bool:
+    for text in ranges:
+        if not text.startswith("["):
+            first, _, last = text.partition("-")
+            if int(first) <= slot <= int(last or first):
+                return True
+    return False
