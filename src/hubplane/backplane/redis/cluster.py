@@ -12,15 +12,19 @@ from collections.abc import Collection, Sequence
 from random import Random
 
 from hubplane.backplane.base import BackplaneSink
-from hubplane.backplane.redis.connection import describe_error
+from hubplane.backplane.redis.cluster_watch import ClusterWatch
+from hubplane.backplane.redis.connection import describe_error, unavailable
 from hubplane.backplane.redis.counting import SubscriberCount
 from hubplane.backplane.redis.discovery import ClusterDiscovery
+from hubplane.backplane.redis.events import RedisEventQueue
+from hubplane.backplane.redis.health import RedisHealth
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.placement import Placement
 from hubplane.backplane.redis.routes import SlotRoutes
 from hubplane.backplane.redis.session import RedisSession
 from hubplane.backplane.redis.shard import Shard
 from hubplane.backplane.redis.slots import SLOTS, ClusterView
+from hubplane.backplane.redis.watch import ConnectionWatch
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 from hubplane.supervisor import Supervisor
@@ -52,9 +56,12 @@ class ClusterSession:
         sink: Gets messages, and is told of outages.
         clock: For all deadlines and pauses.
         random: Jitter between attempts to connect, and who is asked.
+        events: Takes what happens to the connections.
     """
 
-    def __init__(self, options: RedisOptions, sink: BackplaneSink, *, clock: Clock, random: Random) -> None:
+    def __init__(
+        self, options: RedisOptions, sink: BackplaneSink, *, clock: Clock, random: Random, events: RedisEventQueue
+    ) -> None:
         self._options = options
         self._sink: BackplaneSink | None = sink
         self._clock = clock
@@ -72,6 +79,8 @@ class ClusterSession:
             on_settled=self._check,
             on_misplaced=self._misplaced,
         )
+        self._events = events
+        self._watch = ClusterWatch(self.placement, ConnectionWatch(events, clock))
         self._view: ClusterView | None = None
         self._shards: dict[Endpoint, Shard] = {}
         self._retired: list[Shard] = []
@@ -95,11 +104,18 @@ class ClusterSession:
         """All that is wanted is confirmed, and no wanted channel is refused."""
         return self.outage is None and self._is_whole() and not self.placement.refusals
 
+    def health(self) -> RedisHealth:
+        """How it is at this moment."""
+        nodes = self._view.primaries if self._view is not None else ()
+        shards = [self._shards[node.endpoint] for node in nodes if node.endpoint in self._shards]
+        return self._watch.health(shards, is_connected=self.is_connected, outage=self.outage)
+
     def succeed(self, old: RedisSession) -> None:
         """Go on where a session stood that has found its server to be part of a Cluster, and begin."""
         old.resign()
         self.outage, self.first = old.outage, old.first
-        self.placement.adopt(old.subscriber)
+        self._watch.succeed(old.watch)
+        self.placement.adopt(old.subscriber, None if old.outage is None else old.watch.deaf_since)
         self.routes.adopt(old.pipeline)
         self._supervisor.start(old.close(), "close the first connections")
         self.start()
@@ -170,9 +186,10 @@ class ClusterSession:
             if self._undecided_until is not None and now >= self._undecided_until:
                 self._undecided_until = None
                 if self._view is None:
-                    seconds_waited = self._options.async_timeout
+                    text = f"No connection to Redis within {self._options.async_timeout:g} s."
                     # Whoever waits for a first subscription gives up now, and must not take that for an answer.
-                    self._lose(BackplaneUnavailableError(f"No connection to Redis within {seconds_waited:g} s."))
+                    self._lose(error := BackplaneUnavailableError(text))
+                    self._watch.not_found(error)
             for shard in [*self._shards.values(), *self._retired]:
                 shard.tick(now)
             self.routes.tick(now)
@@ -207,6 +224,8 @@ class ClusterSession:
             if self._failures == 1:
                 logger.warning("%s", error)
             self._lose(error)
+            if self._view is None and self._sink is not None:
+                self._watch.not_found(error)
         finally:
             self._looking = False
             well = self.outage is None and not self._moved and not self._doubts
@@ -224,7 +243,7 @@ class ClusterSession:
         if self._view is None or endpoints != [node.endpoint for node in self._view.primaries]:
             logger.info("The primaries of the Redis Cluster: %s.", ", ".join(map(str, endpoints)))
         changed = self._view is None or self._view.owners() != best.owners() or self._moved
-        self._view = best
+        before, self._view = self._view, best
         self._moved = False
         for endpoint in endpoints:
             if endpoint not in self._shards:
@@ -234,16 +253,25 @@ class ClusterSession:
                     self.placement,
                     clock=self._clock,
                     random=self._random,
+                    events=self._events,
                     on_change=self._changed,
                     on_failure=self._failed,
                 )
                 shard.start()
         for endpoint in [endpoint for endpoint in self._shards if endpoint not in endpoints]:
-            self._retired.append(self._shards.pop(endpoint))
+            shard = self._shards.pop(endpoint)
+            shard.retire(self._heir(before, endpoint))
+            self._retired.append(shard)
         calm = self._doubt(best, views)
         if changed:
             self._settle()
         return calm
+
+    def _heir(self, before: ClusterView | None, endpoint: Endpoint) -> Shard | None:
+        """Who has the slots now, or some of them, that a server had."""
+        lost = [node.slots[0][0] for node in before.primaries if node.endpoint == endpoint] if before else []
+        owner = self._view.owners()[lost[0]] if lost and self._view is not None else None
+        return self._shards.get(owner) if owner is not None else None
 
     def _doubt(self, best: ClusterView, views: Sequence[ClusterView]) -> bool:
         """See which primaries the others cannot reach: what is published there does not get around."""
@@ -267,8 +295,9 @@ class ClusterSession:
         turned = False
         for endpoint, shard in self._shards.items():
             cut_off = endpoint in lasting and len(lasting) < len(self._shards)
-            turned = turned or cut_off is not shard.cut_off
-            shard.cut_off = cut_off
+            if cut_off is not shard.cut_off:
+                turned = True
+                shard.cut(self._doubts[endpoint] if cut_off else None)
         if turned:
             self._turned(BackplaneUnavailableError("Servers of the Redis Cluster are cut off from the others."))
         return not torn and 2 * len(alive) > len(best.primaries)
@@ -365,6 +394,7 @@ class ClusterSession:
         if self._sink is None:
             return
         self._hold()
+        self._watch.look(list(self._shards.values()))
         if self._is_whole():
             self._undecided_until = None
             gap, self.placement.missed = self.placement.missed, False
@@ -377,12 +407,11 @@ class ClusterSession:
         elif self.first is not None and not self.first.done() and self.outage is not None:
             failures = max([self._failures, *[shard.failures for shard in self._shards.values()]])
             if failures >= max(self._options.connect_retry, 1):
-                error = BackplaneUnavailableError(
+                text = (
                     "It was not possible to connect to the redis server(s). There was an error: to start without "
                     "Redis and connect when it comes, set abort_on_connect_fail to False (abortConnect=false)."
                 )
-                error.__cause__ = self.outage
-                self.first.set_exception(error)
+                self.first.set_exception(unavailable(text, self.outage))
 
     def _hold(self) -> None:
         """Keep publishes back while our own subscriptions are on their way, but not for long."""

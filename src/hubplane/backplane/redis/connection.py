@@ -23,7 +23,7 @@ from hubplane.backplane.redis.resp import NOTHING, ProtocolError, PushNotificati
 from hubplane.backplane.redis.tls import make_tls_context
 from hubplane.errors import BackplaneAuthenticationError, BackplaneUnavailableError
 
-__all__ = ["RedisConnection", "RedisProtocolError", "describe_error", "open_connection", "unavailable"]
+__all__ = ["RedisConnection", "RedisProtocolError", "describe_error", "not_reached", "open_connection", "unavailable"]
 
 logger = logging.getLogger(__name__)
 
@@ -213,6 +213,19 @@ def unavailable(text: str, cause: BaseException | None) -> BackplaneUnavailableE
     """The error of a command that `cause` kept from being confirmed; of its own kind where the login was refused."""
     refused = isinstance(cause, BackplaneAuthenticationError)
     error = BackplaneAuthenticationError(text) if refused else BackplaneUnavailableError(text)
+    error.__cause__ = cause
+    return error
+
+
+def not_reached(text: str, cause: BaseException | None) -> RedisConnectionError:
+    """The error of having tried several servers, of which `cause` tells the most; of its kind."""
+    known = cause if isinstance(cause, RedisConnectionError) else None
+    kind = RedisLoginError if isinstance(cause, BackplaneAuthenticationError) else RedisConnectionError
+    error = kind(
+        text,
+        endpoint=known.endpoint if known else None,
+        failure=known.failure if known else RedisFailure.UNABLE_TO_CONNECT,
+    )
     error.__cause__ = cause
     return error
 

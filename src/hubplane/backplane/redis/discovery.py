@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection
+from hubplane.backplane.redis.connection import RedisConnection, describe_error, not_reached, open_connection
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.resp import ReplyError, pack_command
 from hubplane.backplane.redis.shard import Shard
@@ -82,9 +82,8 @@ class ClusterDiscovery:
                 task.cancel()
         if not views:
             texts = [str(said[endpoint]) for endpoint in endpoints if endpoint in said]
-            error = BackplaneUnavailableError(f"No server of the Redis Cluster answers: {' '.join(texts)}")
-            error.__cause__ = next(iter(said.values()), None)
-            raise error
+            text = f"No server of the Redis Cluster answers: {' '.join(texts)}"
+            raise not_reached(text, next((said[endpoint] for endpoint in endpoints if endpoint in said), None))
         return views
 
     async def _caught(self, endpoint: Endpoint) -> ClusterView | BackplaneUnavailableError:

@@ -18,6 +18,11 @@ class Home(Protocol):
         ...
 
     @property
+    def deaf_since(self) -> float:
+        """Monotonic: nothing that was published before was missed here; the past, also while it hears."""
+        ...
+
+    @property
     def hears(self) -> bool:
         """Its subscriptions can be trusted now."""
         ...

@@ -253,10 +253,10 @@ class CommandPipeline:
         for first, commands in self._flights:
             if first <= position < first + len(commands):
                 name, channel = read_command(commands[position - first])
-                if name == (self._options.command("PUBLISH") or "PUBLISH").upper():
-                    text = f"Redis refused the command PUBLISH {channel}"
-                    return refusal(text, reply, self._options, command="PUBLISH", channel=channel)
                 usual = next((word for word, alias in self._options.command_map.items() if alias.upper() == name), name)
+                if usual in {"PUBLISH", "SPUBLISH"}:
+                    text = f"Redis refused the command {usual} {channel}"
+                    return refusal(text, reply, self._options, command=usual, channel=channel)
                 return refusal(f"Redis refused the command {usual}", reply, self._options, command=usual)
         return refusal("Redis refused the command", reply, self._options, command="")
 

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 
-from hubplane.backplane.redis.connection import describe_error
+from hubplane.backplane.redis.connection import describe_error, unavailable
 from hubplane.backplane.redis.handover import Handover
 from hubplane.backplane.redis.homes import Home
 from hubplane.backplane.redis.options import RedisOptions
@@ -50,6 +50,8 @@ class Placement:
 
     Attributes:
         missed: A channel that is wanted was without a server since this was last set to False.
+        regained: The channels that were, and are heard again since somebody emptied this: since when they were not,
+            monotonic.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Placement:
         self._on_settled = on_settled
         self._on_misplaced = on_misplaced
         self._sharded = options.mode == "sharded"
+        self._word = "SSUBSCRIBE" if self._sharded else "SUBSCRIBE"
         self._timeout = options.async_timeout
         self._fail_fast = options.backlog == "fail_fast"
         self._loop = asyncio.get_running_loop()
@@ -81,6 +84,18 @@ class Placement:
         self._leavings: list[Leaving] | None = None
         self._error: BackplaneUnavailableError | None = None
         self.missed = False
+        self._deaf: dict[str, float] = {}
+        self.regained: dict[str, float] = {}
+
+    @property
+    def wanted(self) -> int:
+        """How many channels are wanted."""
+        return len(self._wanted.names)
+
+    @property
+    def restoring(self) -> int:
+        """How many of them wait to be heard again."""
+        return len(self._restoring)
 
     @property
     def refusals(self) -> int:
@@ -99,13 +114,20 @@ class Placement:
 
     # What callers want
 
-    def adopt(self, subscriber: Subscriber) -> None:
-        """Take over what callers want of a subscriber that has no connection and will have none."""
+    def adopt(self, subscriber: Subscriber, deaf_since: float | None) -> None:
+        """Take over what callers want of a subscriber that has no connection and will have none.
+
+        Args:
+            subscriber: The subscriber.
+            deaf_since: When it began to miss messages, monotonic; None if nothing can have been missed.
+        """
         subscriber.hand_over(self._wanted)
         for channel in list(self._wanted.channels.values()):
             if channel.kept:
                 self._restoring.add(channel)
                 self.missed = True
+                if deaf_since is not None:
+                    self._deaf[channel.name] = deaf_since
             self._changed(channel)
 
     async def subscribe(self, names: Collection[str], *, keep: bool, away: BackplaneUnavailableError | None) -> None:
@@ -118,10 +140,10 @@ class Placement:
         """
         self._error = away
         if away is not None and keep:
-            self.keep(names)
+            self.keep(names, heeded=True)
             return
         if away is not None and self._fail_fast:
-            raise self._unavailable("No connection is active/available to service this operation: SUBSCRIBE")
+            raise self._unavailable(f"No connection is active/available to service this operation: {self._word}")
         ticket = self._wanted.request(names, self._clock.monotonic() + self._timeout, keep=keep)
         try:
             await ticket.done
@@ -130,13 +152,20 @@ class Placement:
                 self._wanted.finish(ticket, self._unavailable("The call was cancelled."))
             raise
 
-    def keep(self, names: Collection[str]) -> None:
-        """Want channels without waiting for them."""
+    def keep(self, names: Collection[str], *, heeded: bool = False) -> None:
+        """Want channels without waiting for them.
+
+        Args:
+            names: The channels.
+            heeded: Somebody counts on them from now on, and is told what was missed.
+        """
         self._wanted.keep(names)
         for name in names:
             if not (channel := self._wanted.channels[name]).confirmed:
                 self._restoring.add(channel)
                 self.missed = True
+                if heeded:
+                    self._deaf.setdefault(name, self._clock.monotonic())
 
     async def unsubscribe(self, names: Collection[str]) -> None:
         """No longer want channels and wait until Redis knows; not longer than the connection or the deadline."""
@@ -184,7 +213,7 @@ class Placement:
             if ticket.keep or self._fail_fast:
                 self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
                 if ticket.keep:
-                    self.keep([channel.name for channel in ticket.channels])
+                    self.keep([channel.name for channel in ticket.channels], heeded=True)
 
     def _changed(self, channel: Channel) -> None:
         """Put a channel right whose wanted state may have changed."""
@@ -195,6 +224,8 @@ class Placement:
         place, channel.sent, channel.confirmed = channel.sent, None, False
         name = channel.name
         self._refused.discard(channel)
+        self._deaf.pop(name, None)
+        self.regained.pop(name, None)
         if channel in self._restoring:
             self._restoring.discard(channel)
             self._loop.call_soon(self._on_settled)
@@ -274,7 +305,10 @@ class Placement:
 
     def _unheard(self, channel: Channel) -> None:
         """Nobody brings the channel's messages any more."""
-        self._heard.pop(channel.name, None)
+        name = channel.name
+        home = self._heard.pop(name, None)
+        since = self._clock.monotonic() if home is None else home.deaf_since
+        self._deaf.setdefault(name, min(since, self.regained.pop(name, since)))
         channel.confirmed = False
         self._restoring.add(channel)
         self.missed = True
@@ -350,11 +384,14 @@ class Placement:
             if old is not None and old is not home:
                 old.subscriber.leave([name])
                 self.missed = True
+                self.regained.setdefault(name, old.deaf_since)
         elif name not in self._moves:
             self._moves[name] = (old, Handover(self._clock.monotonic()))
         channel.confirmed = True
         self._refused.discard(channel)
         self._wanted.confirm(channel)
+        if (since := self._deaf.pop(name, None)) is not None:
+            self.regained[name] = since
         if channel in self._restoring:
             self._restoring.discard(channel)
             if self.is_answered:
@@ -399,6 +436,4 @@ class Placement:
         return self._unavailable(text)
 
     def _unavailable(self, text: str) -> BackplaneUnavailableError:
-        error = BackplaneUnavailableError(text)
-        error.__cause__ = self._error
-        return error
+        return unavailable(text, self._error)

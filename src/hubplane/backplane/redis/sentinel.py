@@ -11,7 +11,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection
+from hubplane.backplane.redis.connection import RedisConnection, describe_error, not_reached, open_connection
+from hubplane.backplane.redis.events import RedisConnectionError, RedisFailure
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ReplyError, pack_command
 from hubplane.clock import Clock
@@ -57,7 +58,10 @@ class Sentinels:
         password = options.sentinel_password if own else options.password
         # Named, so that a Sentinel without any password takes the one that was meant for the servers.
         user = (options.sentinel_user if own else options.user) or ("default" if password is not None else None)
-        self._login = replace(options, user=user, password=password, default_database=None)
+        provider = None if own else options.credential_provider
+        self._login = replace(
+            options, user=user, password=password, credential_provider=provider, default_database=None
+        )
 
     def watch(self) -> None:
         """Begin to listen to all Sentinels."""
@@ -70,20 +74,19 @@ class Sentinels:
         Raises:
             BackplaneUnavailableError: There is none; the text says what each Sentinel, and what each server, said.
         """
-        answers, said = await self._ask_all()
+        answers, said, cause = await self._ask_all()
         votes: dict[Endpoint, tuple[int, int]] = {}
         for answer in answers:
             epoch, count = votes.get(answer.primary, (0, 0))
             votes[answer.primary] = max(epoch, answer.epoch), count + 1
-        cause: BackplaneUnavailableError | None = None
-        for primary in sorted(votes, key=lambda endpoint: votes[endpoint], reverse=True):
+        for number, primary in enumerate(sorted(votes, key=lambda endpoint: votes[endpoint], reverse=True)):
             try:
                 return await self._open(primary)
             except BackplaneUnavailableError as error:
-                cause = cause or error
+                cause = cause if number else error
                 said.append(str(error))
         text = f"Sentinel: Failed connecting to configured primary for service: {self._name}. {' '.join(said)}"
-        raise BackplaneUnavailableError(text) from cause
+        raise not_reached(text, cause)
 
     async def _open(self, primary: Endpoint) -> RedisConnection:
         connection = await open_connection(primary, self._options)
@@ -94,7 +97,8 @@ class Sentinels:
             if role != "master":
                 connection.close()
         if role != "master":
-            raise BackplaneUnavailableError(f"Redis at {primary} is a replica, whatever its Sentinels say.")
+            text = f"Redis at {primary} is a replica, whatever its Sentinels say."
+            raise RedisConnectionError(text, endpoint=primary, failure=RedisFailure.UNABLE_TO_CONNECT)
         return connection
 
     async def _role(self, connection: RedisConnection) -> str:
@@ -104,11 +108,12 @@ class Sentinels:
         word = reply[0] if isinstance(reply, list) and reply else b"master"
         return word.decode() if isinstance(word, bytes) else "master"
 
-    async def _ask_all(self) -> tuple[list[_Answer], list[str]]:
-        """The answers that came in time, and a sentence of each Sentinel."""
+    async def _ask_all(self) -> tuple[list[_Answer], list[str], BackplaneUnavailableError | None]:
+        """The answers that came in time, a sentence of each Sentinel, and an error, if there was one."""
         sentinels = self._options.addresses
         tasks = {self._supervisor.start(self._ask(s), f"ask {s}"): s for s in sentinels}
         answers: list[_Answer] = []
+        failure: BackplaneUnavailableError | None = None
         said: dict[Endpoint, str] = {}
         pending = set(tasks)
         try:
@@ -124,21 +129,22 @@ class Sentinels:
                         answers.append(answer)
                         said[tasks[task]] = f"Sentinel {tasks[task]} says {answer.primary}."
                     else:
+                        failure = failure or answer
                         said[tasks[task]] = f"Sentinel {tasks[task]}: {answer}"
         finally:
             for task in pending:
                 task.cancel()
-        return answers, [said.get(s, f"Sentinel {s} does not answer.") for s in sentinels]
+        return answers, [said.get(s, f"Sentinel {s} does not answer.") for s in sentinels], failure
 
-    async def _ask(self, sentinel: Endpoint) -> _Answer | str:
+    async def _ask(self, sentinel: Endpoint) -> _Answer | BackplaneUnavailableError:
         try:
             connection = await self._reach(sentinel)
         except BackplaneUnavailableError as error:
-            return str(error)
+            return error
         try:
             return await self._question(connection)
         except BackplaneUnavailableError as error:
-            return str(error)
+            return error
         finally:
             connection.close()
 

@@ -17,7 +17,7 @@ from hubplane.backplane.redis.events import (
     RedisEventQueue,
     RedisFailure,
 )
-from hubplane.backplane.redis.health import RedisHealth, RedisServerHealth
+from hubplane.backplane.redis.health import RedisHealth
 from hubplane.backplane.redis.link import Link, LinkUser
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pipeline import CommandPipeline
@@ -119,6 +119,7 @@ class RedisSession:
             round_trip=self._server.round_trip if publishing else None,
             error=error,
         )
+
     def keep(self, names: Collection[str]) -> None:
         """Want channels without waiting for them."""
         self.subscriber.keep(names)

@@ -123,7 +123,8 @@ class Subscriber:
     async def subscribe(self, names: Collection[str], *, keep: bool) -> None:
         """Want channels and wait until they are confirmed; see `Backplane.subscribe`."""
         if self._connection is None and not keep and self._fail_fast:
-            raise self._unavailable("No connection is active/available to service this operation: SUBSCRIBE")
+            text = "No connection is active/available to service this operation:"
+            raise self._unavailable(f"{text} {self._subscribe.name}")
         if keep and self._connection is None and self._error is not None:
             # Away for sure; while the first attempt is undecided it may be worth the wait.
             self._wanted.keep(names)

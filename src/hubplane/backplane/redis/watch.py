@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from hubplane.backplane.redis.events import (
     RedisConnectionError,
     RedisConnectionFailed,
@@ -36,6 +38,22 @@ class ConnectionWatch:
         self._deaf_since: float | None = None
         self._refused_since: float | None = None
 
+    @property
+    def deaf_since(self) -> float:
+        """Monotonic: nothing that was published before was missed here."""
+        return self._heard_at if self._deaf_since is None else self._deaf_since
+
+    @property
+    def is_away(self) -> bool:
+        """A connection is away."""
+        return bool(self._away)
+
+    def inherit(self, other: ConnectionWatch) -> None:
+        """Take the place of `other`, whose server is given up: what works here next restores what failed there."""
+        for name, since in other._away.items():
+            self._away.setdefault(name, since)
+        other._away.clear()
+
     def look(self, *, heard: bool) -> None:
         """Several times a second: something came on the subscription since the last look."""
         now = self._clock.monotonic()
@@ -44,13 +62,22 @@ class ConnectionWatch:
             self._heard_at = self._looked_at
         self._looked_at = now
 
-    def failed(self, name: RedisConnectionName, error: BackplaneUnavailableError) -> None:
-        """A connection is lost, or could not be opened; only the first report counts until it is restored."""
+    def failed(
+        self, name: RedisConnectionName, error: BackplaneUnavailableError, *, deaf_since: float | None = None
+    ) -> None:
+        """A connection is lost, or could not be opened; only the first report counts until it is restored.
+
+        Args:
+            name: Which one.
+            error: What happened.
+            deaf_since: When it began, monotonic, where the connection itself does not show that.
+        """
         if name in self._away:
             return
         self._away[name] = self._clock.monotonic()
         if name == "subscription" and self._deaf_since is None:
-            self._deaf_since = self._heard_at if self._refused_since is None else self._refused_since
+            heard_at = self._heard_at if deaf_since is None else min(self._heard_at, deaf_since)
+            self._deaf_since = heard_at if self._refused_since is None else self._refused_since
             self._refused_since = None
         known = error if isinstance(error, RedisConnectionError) else None
         self._events.put(
@@ -95,7 +122,11 @@ class ConnectionWatch:
         if since is not None:
             self._heard_at = self._looked_at = self._clock.monotonic()
         if since is not None and regained:
-            now = self._clock.monotonic()
-            wall = self._clock.wall()
-            self._events.put(RedisGap(since=moment(wall - (now - since)), until=moment(wall), channels=tuple(regained)))
+            self.missed(since, regained)
         regained.clear()
+
+    def missed(self, since: float, channels: Collection[str]) -> None:
+        """What others published on these channels from `since`, monotonic, until now has not come."""
+        now = self._clock.monotonic()
+        wall = self._clock.wall()
+        self._events.put(RedisGap(since=moment(wall - (now - since)), until=moment(wall), channels=tuple(channels)))

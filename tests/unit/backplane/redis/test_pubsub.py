@@ -7,6 +7,7 @@ from random import Random
 import pytest
 
 from hubplane.backplane.redis.configuration import parse
+from hubplane.backplane.redis.events import RedisEventQueue, RedisHandlers
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.backplane.redis.session import RedisSession
@@ -50,7 +51,8 @@ async def test_refuses_outside_a_run() -> None:
 async def test_failure_of_a_task_is_an_outage() -> None:
     """Should one of its own tasks ever fail, the backplane says that it is lost rather than be deaf."""
     sink = RecordingSink()
-    session = RedisSession(RedisOptions(), sink, clock=FakeClock(), random=Random(1))
+    events = RedisEventQueue(RedisHandlers())
+    session = RedisSession(RedisOptions(), sink, clock=FakeClock(), random=Random(1), events=events)
     session._failed(RuntimeError("the clock stopped"))
     session._failed(RuntimeError("and another"))
     assert [str(error) for error in sink.errors] == ["The Redis backplane failed: the clock stopped."]
