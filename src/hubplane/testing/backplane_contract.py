@@ -109,11 +109,9 @@ class BackplaneContract:
 
     Attributes:
         ordered_across_channels: The carrier keeps the order of one publisher across its channels.
-        fences: Those of the fleet.
     """
 
     ordered_across_channels = True
-    fences: tuple[str, ...]
 
     @asynccontextmanager
     async def nodes(

@@ -97,9 +97,10 @@ class ClusterSession:
 
     def succeed(self, old: RedisSession) -> None:
         """Go on where a session stood that has found its server to be part of a Cluster, and begin."""
-        old.resign()
+        error = BackplaneUnavailableError("The server has become part of a Redis Cluster.")
+        old.resign(error)
         self.outage, self.first = old.outage, old.first
-        self.placement.adopt(old.subscriber)
+        self.placement.adopt(old.subscriber, error)
         self.routes.adopt(old.pipeline)
         self._supervisor.start(old.close(), "close the first connections")
         self.start()

@@ -99,9 +99,9 @@ class Placement:
 
     # What callers want
 
-    def adopt(self, subscriber: Subscriber) -> None:
-        """Take over what callers want of a subscriber that has no connection and will have none."""
-        subscriber.hand_over(self._wanted)
+    def adopt(self, subscriber: Subscriber, error: BackplaneUnavailableError) -> None:
+        """Take over what callers want of a subscriber, which has no use any more because of `error`."""
+        subscriber.hand_over(self._wanted, error)
         for channel in list(self._wanted.channels.values()):
             if channel.kept:
                 self._restoring.add(channel)

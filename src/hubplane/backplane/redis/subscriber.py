@@ -141,8 +141,9 @@ class Subscriber:
             own.done.set_result(None)
         return own
 
-    def hand_over(self, other: WantedChannels) -> None:
-        """Let `other` want all that callers want, and want nothing any more."""
+    def hand_over(self, other: WantedChannels, error: BackplaneUnavailableError) -> None:
+        """Let `other` want all that callers want, who go on waiting, and want nothing any more."""
+        self._disconnect(error)
         wanted, self._wanted = self._wanted, WantedChannels(b"", self._changed)
         wanted.hand_over(other)
 
@@ -190,6 +191,12 @@ class Subscriber:
 
     def detach(self, error: BackplaneUnavailableError) -> None:
         """There is no connection: nothing is subscribed, and what is wanted waits for the next one."""
+        self._disconnect(error)
+        for ticket in list(self._wanted.tickets):
+            if ticket.keep or self._fail_fast:
+                self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
+
+    def _disconnect(self, error: BackplaneUnavailableError) -> None:
         self._connection = None
         self._error = error
         for batch in self._under_way:
@@ -201,9 +208,6 @@ class Subscriber:
         self._refused.clear()
         self._restoring = self._restoring_refused = 0
         self._wanted.disconnect()
-        for ticket in list(self._wanted.tickets):
-            if ticket.keep or self._fail_fast:
-                self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
 
     def probe(self) -> None:
         """Send a PING."""
