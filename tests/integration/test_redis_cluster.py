@@ -331,3 +331,16 @@ async def test_user_with_few_rights(cluster: RedisCluster, mode: RedisMode) -> N
     async with node.run(sink):
         await sink.event("lost")
         assert "refuses CLUSTER NODES: NOPERM" in str(sink.errors[0])
+
+
+async def test_subscribing_ends_with_the_confirmation(cluster: RedisCluster) -> None:
+    """A call that began before the server was known to be a Cluster ends when its channels are heard, not before."""
+    for _ in range(10):
+        options = options_for(cluster)
+        one, two = RedisBackplane(options), RedisBackplane(options)
+        heard_one, heard_two = RecordingSink(), RecordingSink()
+        async with one.run(heard_one), two.run(heard_two):
+            await asyncio.gather(one.subscribe(["room"], keep=True), two.subscribe(["room"], keep=True))
+            assert await one.publish("room", b"x") == 2
+            await heard_two.message("room", b"x")
+            assert heard_one.events == heard_two.events == []

@@ -108,11 +108,10 @@ class BackplaneContract:
     """Tests of a backplane's promises: subclass it as ``Test...`` with a fixture `fleet`, a `BackplaneFleet`.
 
     Attributes:
-        ordered_across_channels: The carrier keeps a publisher's order across its channels; `fences` are the fleet's.
+        ordered_across_channels: The carrier keeps the order of one publisher across its channels.
     """
 
     ordered_across_channels = True
-    fences: tuple[str, ...]
 
     @asynccontextmanager
     async def nodes(

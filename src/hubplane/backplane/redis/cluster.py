@@ -112,10 +112,11 @@ class ClusterSession:
 
     def succeed(self, old: RedisSession) -> None:
         """Go on where a session stood that has found its server to be part of a Cluster, and begin."""
-        old.resign()
+        error = BackplaneUnavailableError("The server has become part of a Redis Cluster.")
+        old.resign(error)
         self.outage, self.first = old.outage, old.first
         self._watch.succeed(old.watch)
-        self.placement.adopt(old.subscriber, None if old.outage is None else old.watch.deaf_since)
+        self.placement.adopt(old.subscriber, error, None if old.outage is None else old.watch.deaf_since)
         self.routes.adopt(old.pipeline)
         self._supervisor.start(old.close(), "close the first connections")
         self.start()

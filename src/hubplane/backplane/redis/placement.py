@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection
 
+from hubplane.backplane.redis.batches import describe_lateness
 from hubplane.backplane.redis.connection import describe_error, unavailable
 from hubplane.backplane.redis.handover import Handover
 from hubplane.backplane.redis.homes import Home
@@ -114,14 +115,15 @@ class Placement:
 
     # What callers want
 
-    def adopt(self, subscriber: Subscriber, deaf_since: float | None) -> None:
-        """Take over what callers want of a subscriber that has no connection and will have none.
+    def adopt(self, subscriber: Subscriber, error: BackplaneUnavailableError, deaf_since: float | None) -> None:
+        """Take over what callers want of a subscriber.
 
         Args:
             subscriber: The subscriber.
+            error: Why it has no use any more.
             deaf_since: When it began to miss messages, monotonic; None if nothing can have been missed.
         """
-        subscriber.hand_over(self._wanted)
+        subscriber.hand_over(self._wanted, error)
         for channel in list(self._wanted.channels.values()):
             if channel.kept:
                 self._restoring.add(channel)
@@ -425,15 +427,8 @@ class Placement:
         self._on_misplaced()
 
     def _late(self, ticket: Ticket) -> BackplaneUnavailableError:
-        milliseconds = round(self._timeout * 1000)
-        if self._error is None:
-            text = f"Timeout awaiting confirmation of {len(ticket.waiting)} channels ({milliseconds}ms)."
-        else:
-            text = (
-                "The subscription timed out in the backlog attempting to send because no connection became available "
-                f"({milliseconds}ms) - Last Connection Exception: {self._error}"
-            )
-        return self._unavailable(text)
+        error = self._error
+        return self._unavailable(describe_lateness(ticket, self._timeout, away=error is not None, error=error))
 
     def _unavailable(self, text: str) -> BackplaneUnavailableError:
         return unavailable(text, self._error)

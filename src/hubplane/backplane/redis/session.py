@@ -144,12 +144,10 @@ class RedisSession:
         self._check()
         await self.first
 
-    def resign(self) -> None:
+    def resign(self, error: BackplaneUnavailableError) -> None:
         """Leave the run to another session: nothing that was sent is answered any more, the rest can be taken over."""
         self._sink = None
-        error = BackplaneUnavailableError("The server has become part of a Redis Cluster.")
         self.pipeline.detach(error)
-        self.subscriber.detach(error)
 
     async def close(self) -> None:
         """Send what waits, fail what is unconfirmed, and close both connections; nothing is delivered any more."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from itertools import islice
 
 from hubplane.backplane.redis.access import refusal
-from hubplane.backplane.redis.batches import Batch, Kind, SubscriptionWatcher
+from hubplane.backplane.redis.batches import Batch, Kind, SubscriptionWatcher, describe_lateness
 from hubplane.backplane.redis.connection import RedisConnection, RedisProtocolError, describe_error, unavailable
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ReplyError, pack_command
@@ -149,8 +149,9 @@ class Subscriber:
             own.done.set_result(None)
         return own
 
-    def hand_over(self, other: WantedChannels) -> None:
-        """Let `other` want all that callers want, and want nothing any more."""
+    def hand_over(self, other: WantedChannels, error: BackplaneUnavailableError) -> None:
+        """Let `other` want all that callers want, who go on waiting, and want nothing any more."""
+        self._disconnect(error)
         wanted, self._wanted = self._wanted, WantedChannels(b"", self._changed)
         wanted.hand_over(other)
 
@@ -199,6 +200,12 @@ class Subscriber:
 
     def detach(self, error: BackplaneUnavailableError) -> None:
         """There is no connection: nothing is subscribed, and what is wanted waits for the next one."""
+        self._disconnect(error)
+        for ticket in list(self._wanted.tickets):
+            if ticket.keep or self._fail_fast:
+                self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
+
+    def _disconnect(self, error: BackplaneUnavailableError) -> None:
         self._connection = None
         self._error = error
         for batch in self._under_way:
@@ -210,9 +217,6 @@ class Subscriber:
         self._refused.clear()
         self._restoring = self._restoring_refused = 0
         self._wanted.disconnect()
-        for ticket in list(self._wanted.tickets):
-            if ticket.keep or self._fail_fast:
-                self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {describe_error(error)}."))
 
     def probe(self) -> None:
         """Send a PING."""
@@ -433,18 +437,8 @@ class Subscriber:
                 self._restoring_refused -= 1
 
     def _late(self, ticket: Ticket) -> BackplaneUnavailableError:
-        milliseconds = round(self._timeout * 1000)
-        if self._connection is not None:
-            return self._unavailable(
-                f"Timeout awaiting confirmation of {len(ticket.waiting)} channels ({milliseconds}ms)."
-            )
-        text = (
-            "The subscription timed out in the backlog attempting to send because no connection became available "
-            f"({milliseconds}ms)"
-        )
-        if self._error is not None:
-            text += f" - Last Connection Exception: {self._error}"
-        return self._unavailable(text)
+        away = self._connection is None
+        return self._unavailable(describe_lateness(ticket, self._timeout, away=away, error=self._error))
 
     def _unavailable(self, text: str) -> BackplaneUnavailableError:
         return unavailable(text, self._error)
