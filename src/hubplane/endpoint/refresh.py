@@ -19,7 +19,8 @@ from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.refreshed import announce
 from hubplane.connection.request import ConnectionRequest
 from hubplane.transports.exchange import HttpExchange
-from hubplane.transports.registry import ConnectionRegistry
+from hubplane.transports.ownership import Ownership
+from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry
 
 __all__ = ["AuthenticationRefresh", "AuthenticationRefreshContext", "RefreshHook"]
 
@@ -57,19 +58,21 @@ class AuthenticationRefresh:
     Args:
         is_enabled: `TransportOptions.enable_authentication_refresh`.
         registry: Where connections are found.
+        ownership: Knows whose they are, before their handshake.
         clock: Tells how long a login lasts.
         expires_at: When a connection with the login of a request ends, in monotonic seconds; None for never.
         user_id: Computes the user's id of a connection.
         hook: Asked before a login is accepted; None accepts all.
     """
 
-    __slots__ = ("_clock", "_expires_at", "_hook", "_latest", "_registry", "_user_id", "is_enabled")
+    __slots__ = ("_clock", "_expires_at", "_hook", "_latest", "_ownership", "_registry", "_user_id", "is_enabled")
 
     def __init__(
         self,
         *,
         is_enabled: bool,
         registry: ConnectionRegistry,
+        ownership: Ownership,
         clock: Clock,
         expires_at: Callable[[ConnectionRequest], float | None],
         user_id: Callable[[HubConnection], str | None],
@@ -77,6 +80,7 @@ class AuthenticationRefresh:
     ) -> None:
         self.is_enabled = is_enabled
         self._registry = registry
+        self._ownership = ownership
         self._clock = clock
         self._expires_at = expires_at
         self._user_id = user_id
@@ -105,7 +109,9 @@ class AuthenticationRefresh:
             await _refuse(exchange, 400, b"unsupported_negotiate_version")
         elif not is_authenticated(request.user):
             await _refuse(exchange, 401, b"invalid_token")
-        elif entry.connection is not None and not await self._is_accepted(entry.connection, request):
+        elif not (_has_user(entry) or self._ownership.admits(entry, request)) or (
+            entry.connection is not None and not await self._is_accepted(entry.connection, request)
+        ):
             await _refuse(exchange, 403, b"permission_change_rejected")
         else:
             if entry.connection is not None:
@@ -205,6 +211,11 @@ class AuthenticationRefresh:
     def _is_stale(self, connection: HubConnection, user: object | None) -> bool:
         present, new = expiry(self._user_of(connection)), expiry(user)
         return present is not None and new is not None and new < present
+
+
+def _has_user(entry: ConnectionEntry) -> bool:
+    """Whether its connection knows its user; another one then ends it."""
+    return entry.connection is not None and bool(entry.connection.protocol_name)
 
 
 async def _refuse(exchange: HttpExchange, status: int, error: bytes) -> None:

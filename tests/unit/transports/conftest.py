@@ -29,6 +29,7 @@ from hubplane.protocol.session import HubSession
 from hubplane.supervisor import Supervisor
 from hubplane.testing.fakes import FakeClock, SeededIds
 from hubplane.testing.recording import RecordingTransport
+from hubplane.transports.ownership import Ownership
 from hubplane.transports.registry import ConnectionRegistry
 from hubplane.transports.router import TransportRouter
 
@@ -189,6 +190,8 @@ class Hub:
             ids=SeededIds(),
             clock=self.clock,
             start_task=self.supervisor.start,
+            ownership=Ownership(lambda request, _: request.header("user")),
+            renew=lambda *_: None,
             stateful=self if stateful_reconnect else None,
         )
 
