@@ -398,7 +398,7 @@ async def test_server_close(opened: Open) -> None:
         assert await told.get() == "disconnected: None"
 
 
-@pytest.mark.row("B36")
+@pytest.mark.row("B36", "B156")
 @pytest.mark.parametrize("edge", [edge for edge in EDGES if edge.fast], ids=lambda edge: edge.name)
 async def test_peer_that_never_answers_the_close(edge: Edge) -> None:
     """A client that does not answer our Close frame is cut when the time for it is over.
