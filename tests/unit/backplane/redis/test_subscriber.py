@@ -165,7 +165,7 @@ async def test_opposite_wishes_of_one_turn_send_nothing(wire: Callable[[], Wire]
 
 
 async def test_channels_are_not_kept_by_their_batch(wire: Callable[[], Wire]) -> None:
-    """Of many channels confirmed by one command, those that nobody wants any more are gone, though one is wanted still."""
+    """Of the channels confirmed by one command those that nobody wants any more are gone, though one stays."""
     rig, redis = Rig(), wire()
     rig.subscriber.keep(["stays", *(f"goes {number}" for number in range(100))])
     rig.subscriber.attach(redis.connection)
