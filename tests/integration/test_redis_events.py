@@ -8,9 +8,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from redis import Redis
 
 from hubplane import (
     BackplaneAuthenticationError,
+    BackplaneUnavailableError,
     Endpoint,
     Hub,
     HubApp,
@@ -90,15 +92,25 @@ def where(server: RedisServer) -> Endpoint:
 
 @pytest.mark.row("S42", "S44", "S50")
 async def test_killed_subscription_is_told_with_its_gap(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """A lost subscriber socket is one failure, one return and one gap, which covers what others published meanwhile."""
+    """A lost subscriber socket is one failure, one return and one gap, which covers what others published meanwhile.
+
+    In one transaction Redis drops the socket and takes a message that nobody is there to hear.
+    """
     ears = Ears()
     node, sink = RedisBackplane(parse(server.configuration), handlers=ears.handlers), RecordingSink()
     async with node.run(sink):
         await node.subscribe(["Hub:all", "Hub:group:g"])
         before = datetime.now(UTC)
-        kill(server, "pubsub")
+        with Redis(host=server.host, port=server.port) as other, other.pipeline(transaction=True) as both:
+            both.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            both.publish("Hub:all", b"lost")
+            assert both.execute() == [1, 0]
+        published = datetime.now(UTC)
         await ears.count(3)
         await node.subscribe(["Hub:group:later"])
+        assert await node.publish("Hub:all", b"heard") == 1
+        await sink.message("Hub:all", b"heard")
+        assert sink.payloads("Hub:all") == [b"heard"]
         failed, restored, gap = ears.heard
         assert isinstance(failed, RedisConnectionFailed)
         assert (failed.connection, failed.endpoint, failed.failure) == (
@@ -112,6 +124,7 @@ async def test_killed_subscription_is_told_with_its_gap(server: RedisServer, cap
         assert 0 <= restored.seconds < PATIENCE
         assert isinstance(gap, RedisGap)
         assert sorted(gap.channels) == ["Hub:all", "Hub:group:g"]
+        assert gap.since <= published <= gap.until
         # Nothing that was published before `since` is lost; a probe is due each second, so it is not long ago.
         assert gap.since <= failed.at <= restored.at <= gap.until <= datetime.now(UTC)
         assert (failed.at - gap.since).total_seconds() < 3
@@ -328,6 +341,22 @@ class ChatHub(Hub):
 
 class NewsHub(Hub):
     async def ping(self) -> None: ...
+
+
+@pytest.mark.row("S51")
+async def test_application_that_started_without_redis_knows_it(server: RedisServer) -> None:
+    """While Redis is away at the start the running app is not connected, and as soon as it is there it is."""
+    server.kill()
+    hubs = HubApp(f"{server.configuration},asyncTimeout=500")
+    hubs.add_hub("/chat", ChatHub, hub_name="ChatHub")
+    async with hubs.lifespan(), asyncio.timeout(PATIENCE):
+        with pytest.raises(BackplaneUnavailableError):
+            await hubs.context(ChatHub).clients.all.send("news")
+        assert not hubs.is_connected
+        server.start()
+        while not hubs.is_connected:  # noqa: ASYNC110 - a first connection is no event
+            await asyncio.sleep(0.01)
+        await hubs.context(ChatHub).clients.all.send("news")
 
 
 @pytest.mark.row("S44")
