@@ -284,10 +284,7 @@ class HubEndpoint:
         """
         if self._user_id(self.connect(request, connection.connection_id)) != connection.user_identifier:
             return False
-        if not await self.refresh.reauthenticate(connection, request):
-            return False
-        self.refresh.keep_newest(connection, request)
-        return True
+        return await self.refresh.reauthenticate(connection, request)
 
     def _user_of(self, request: ConnectionRequest, connection_id: str) -> str | None:
         if not is_authenticated(request.user):
@@ -296,9 +293,12 @@ class HubEndpoint:
             return identifier(request.user)
         return self._user_id(self.connect(request, connection_id))
 
-    def expires_at(self, request: ConnectionRequest) -> float | None:
-        """When the login of `request` ends its connection, in monotonic seconds; None for never."""
-        return self.gate.expires_at(request)
+    def resumed(self, connection: StatefulConnection, request: ConnectionRequest) -> float | None:
+        """`request` becomes the connection's: when its login ends that, in monotonic seconds; None for never."""
+        if not self.refresh.is_enabled:
+            return self.gate.expires_at(request)
+        self.refresh.keep_login(connection, request)
+        return connection.expires_at
 
     async def serve(self, connection: HubConnection) -> None:
         """Run a connection from its handshake until its transport is closing."""

@@ -150,11 +150,13 @@ class AuthenticationRefresh:
             connection.transport.abort()
         return False
 
-    def keep_newest(self, connection: HubConnection, request: ConnectionRequest) -> None:
-        """Let `request`, which takes the connection on, go on with the connection's login if its own is older."""
-        latest = self._latest.get(connection)
-        if latest is not None and self._is_stale(connection, request.user):
-            request.authenticated_as(latest)
+    def keep_login(self, connection: HubConnection, request: ConnectionRequest) -> None:
+        """Let `request`, which takes the connection on, go on with the login that the hub sees.
+
+        Its own is older, or on its way to the hub.
+        """
+        if self.is_enabled and not is_same_login(connection.request.user, request.user):
+            request.take_login(connection.request)
 
     def lifetime(self, request: ConnectionRequest) -> int | None:
         """For how many seconds the login of a request will last; None when it lasts for ever, or not any more."""
@@ -196,7 +198,8 @@ class AuthenticationRefresh:
         else:
             self._latest[connection] = user
             connection.expires_at = self._expires_at(request)
-            announce(connection, request)
+            # A copy: a socket's own request becomes the connection's before the hub sees the login.
+            announce(connection, ConnectionRequest(dict(request.scope)))
 
     def _identifier(self, connection: HubConnection, request: ConnectionRequest) -> str | None:
         """The user's id as it would be; the hub sees nothing of it yet."""

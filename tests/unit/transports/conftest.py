@@ -228,7 +228,7 @@ class Hub:
         """As `StatefulHub`."""
         return connection.request.user == request.user
 
-    def expires_at(self, request: ConnectionRequest) -> float | None:
+    def resumed(self, connection: StatefulConnection, request: ConnectionRequest) -> float | None:
         """As `StatefulHub`."""
         return None
 
