@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from tests.e2e.clients import ClientError, JsDriver
+from tests.e2e.clients import ClientError, JsClient, JsDriver
 from tests.e2e.nodes import HubNode
 from tests.e2e.processes import eventually
 
@@ -132,3 +132,41 @@ def test_negotiate_offers_all_transports(node: HubNode) -> None:
         "ServerSentEvents",
         "LongPolling",
     ]
+
+
+@pytest.mark.row("R39", "R40", "R41", "R42", "R43", "R44")
+@ways
+def test_two_nodes_over_one_redis(
+    driver: JsDriver, pair: tuple[HubNode, HubNode], transport: str, protocol: str
+) -> None:
+    """On every transport groups and users span both nodes, what is left of a user hears on, and a star is a name."""
+    name = f"{transport}-{protocol}"
+
+    def connect(node: HubNode, user: str) -> JsClient:
+        return driver.connect(node.chat, protocol, transport=transport, user=user)
+
+    one, two = connect(pair[0], name), connect(pair[1], name)
+    for client in (one, two):
+        assert client.invoke("Echo", "Hello, World!") == "Hello, World!"
+        client.invoke("Join", f"group {name}")
+    one.invoke("SendToGroup", f"group {name}", "one", "to the group")
+    two.invoke("SendToUser", name, "two", "to the user")
+    for client in (one, two):
+        assert [client.message(), client.message()] == [["one", "to the group"], ["two", "to the user"]]
+    one.stop()
+    starred, named = connect(pair[0], "*"), connect(pair[1], f"{name}-too")
+    starred.invoke("SendToUser", name, "starred", "to who is left")
+    assert two.message() == ["starred", "to who is left"]
+    starred.invoke("Join", "*")
+    named.invoke("Join", f"named {name}")
+    for sender in (starred, named):
+        for method, other in (("SendToGroup", f"named {name}"), ("SendToUser", f"{name}-too")):
+            sender.invoke(method, other, "named", method)
+            assert named.message() == ["named", method]
+            sender.invoke(method, "*", "starred", method)
+            assert starred.message() == ["starred", method]
+    for client in (two, starred, named):
+        client.invoke("SendToCaller", "the", "fence")
+        assert client.message() == ["the", "fence"]
+        assert client.untaken() == []
+        client.stop()

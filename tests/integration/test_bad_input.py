@@ -197,10 +197,12 @@ async def test_tokens_of_another_hub(http: httpx.AsyncClient, opened: Open) -> N
 
 
 async def test_somebody_elses_token(http: httpx.AsyncClient, opened: Open) -> None:
-    """Who opens a WebSocket with the token of another is still who the WebSocket's own login says."""
+    """Nobody with another login opens a WebSocket with it; its owner still does."""
     token = (await negotiate(http, query="&user=ann"))["connectionToken"]
-    async with shaken(opened, f"?id={token}&user=bob") as client:
-        assert (await client.invoke("who"))["result"] == "bob"
+    async with opened(f"?id={token}&user=bob") as client:
+        assert client.status == 403
+    async with shaken(opened, f"?id={token}&user=ann") as client:
+        assert (await client.invoke("who"))["result"] == "ann"
 
 
 async def test_post_without_a_connection(http: httpx.AsyncClient, opened: Open) -> None:

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 from tests.integration.edges import BINARY, CLOSE, EDGES, PING, PONG, TEXT, Edge, RawWebSocket, serving
 
 from hubplane import Hub, HubApp
-from hubplane.options import HttpTransportType, TransportOptions
+from hubplane.options import HttpTransportType, HubOptions, TransportOptions
 
 Open = Callable[..., AbstractAsyncContextManager[RawWebSocket]]
 
@@ -398,7 +398,7 @@ async def test_server_close(opened: Open) -> None:
         assert await told.get() == "disconnected: None"
 
 
-@pytest.mark.row("B36")
+@pytest.mark.row("B36", "B156")
 @pytest.mark.parametrize("edge", [edge for edge in EDGES if edge.fast], ids=lambda edge: edge.name)
 async def test_peer_that_never_answers_the_close(edge: Edge) -> None:
     """A client that does not answer our Close frame is cut when the time for it is over.
@@ -422,6 +422,24 @@ async def test_abrupt_loss(opened: Open) -> None:
         await client.shake_hands()
         client.reset()
         assert await told.get() == "disconnected: None"
+
+
+@pytest.mark.row("B38")
+@pytest.mark.parametrize("edge", EDGES, ids=lambda edge: edge.name)
+async def test_nobody_is_pinged(edge: Edge) -> None:
+    """Whatever uvicorn is told about pings, hubs send none: their clients get messages that are pings.
+
+    uvicorn's own class knows nothing of hubs, and pings.
+    """
+    hubs = HubApp(options=HubOptions(keep_alive_interval=1))
+    hubs.add_hub("/hub", EdgeHub)
+    with serving(hubs, edge, ws_ping_interval=0.05) as server:
+        async with RawWebSocket.opened(server.port, "/hub") as client:
+            await client.shake_hands()
+            if edge.fast:
+                assert await client.read_frame() == (TEXT, b'{"type":6}\x1e')
+            else:
+                assert (await client.read_frame())[0] == PING
 
 
 @pytest.mark.row("B38")
@@ -534,6 +552,7 @@ async def test_mounted_behind_middleware(edge: Edge) -> None:
             assert await client.close() == 1000
 
 
+@pytest.mark.row("B129")
 async def test_shutdown_says_goodbye(edge: Edge) -> None:
     """When the server stops, a client is told that it may reconnect, and its WebSocket is closed in order."""
     with serving(make_app(), edge) as server:

@@ -33,6 +33,24 @@ class ChatHub(Hub):
     async def ping(self) -> None: ...
 
 
+@pytest.mark.row("S49")
+async def test_hubs_of_a_process_share_two_connections(server: RedisServer) -> None:
+    """Three hubs of an app are twelve channels on one connection, and publish over one other, whatever they send."""
+    hubs = HubApp(f"{server.configuration},name=shared")
+    hub_types = [type(name, (Hub,), {}) for name in ("First", "Second", "Third")]
+    for hub_type in hub_types:
+        hubs.add_hub(f"/{hub_type.__name__}", hub_type, hub_name=hub_type.__name__)
+    async with hubs.lifespan():
+        await until(lambda: hubs.is_connected)
+        for hub_type in hub_types:
+            await hubs.context(hub_type).clients.all.send("news")
+        clients = server.command("CLIENT", "LIST")
+        assert isinstance(clients, bytes)
+        ours = [line for line in clients.decode().splitlines() if "name=shared" in line]
+        assert len(ours) == 2
+        assert sum(" sub=12 " in line for line in ours) == 1
+
+
 @pytest.mark.row("S23", "S24", "S26")
 async def test_prefix_of_the_code_is_on_the_wire(server: RedisServer) -> None:
     """With A in the string and B in code it is B that Redis sees, by name and by function; both saw the string."""

@@ -24,10 +24,17 @@ from hubplane import (
 from hubplane.backplane.redis.client import ClientSource
 from hubplane.backplane.redis.options import Endpoint
 from hubplane.backplane.redis.pubsub import RedisBackplane
+from hubplane.clock import SystemClock
+from hubplane.ids import SystemIds
+from hubplane.lifetime.audience import ALL, Audience, AudienceKind
 from hubplane.lifetime.routes import BackplaneRoutes
+from hubplane.lifetime.scaleout import ScaleoutHubLifetimeManager
+from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.testing.backplane_contract import RecordingSink
+from hubplane.testing.recording import RecordedClient
 from hubplane.testing.redis_server import RedisServer
 
+JSON = JsonHubProtocol()
 PATIENCE = 20.0
 FAST = RedisOptions(async_timeout=1.0, retry_max=0.1)
 
@@ -119,6 +126,38 @@ async def test_factory_makes_one_client_that_is_closed_at_the_end(
     lines = [record for record in caplog.records if record.__dict__.get("event_id") == 100]
     assert [line.getMessage() for line in lines] == [f"connecting to {server.port}"] * 2
     assert {line.__dict__["event_name"] for line in lines} == {"RedisConnectionLog"}
+
+
+@pytest.mark.row("R37")
+async def test_clients_of_a_node_whose_factory_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """Clients come and go though no Redis client can be made; senders get the reason, and it is logged once.
+
+    In the original the client's connect fails; here a node serves its clients without Redis.
+    """
+    error = LookupError("no Redis in the registry")
+
+    async def factory(_: LogAdapter) -> Redis:
+        raise error
+
+    routes = BackplaneRoutes()
+    node = RedisBackplane(RedisOptions(async_timeout=0.3, retry_max=0.05), source=ClientSource(factory=factory))
+    manager = ScaleoutHubLifetimeManager(
+        "Hub", backplane=node, routes=routes, protocols=(JSON,), clock=SystemClock(), ids=SystemIds(), patience=0.2
+    )
+    async with node.run(routes), manager.run():
+        client = RecordedClient("c1", JSON, user="ann")
+        await manager.on_connected(client.connection)
+        for audience in (ALL, Audience(AudienceKind.USER, ("ann",))):
+            with pytest.raises(BackplaneUnavailableError, match="no Redis in the registry"):
+                await manager.send(audience, "news", [])
+        await manager.send(Audience(AudienceKind.CONNECTION, ("c1",)), "direct", [])
+        assert client.invocations() == [("direct", [])]
+        await manager.on_disconnected(client.connection)
+    logged = [record for record in caplog.records if record.getMessage() == "Error connecting to Redis."]
+    assert [record.__dict__["event_id"] for record in logged] == [14]
+    assert logged[0].exc_info is not None
+    assert logged[0].exc_info[1] is not None
+    assert logged[0].exc_info[1].__cause__ is error
 
 
 @pytest.mark.row("R37")

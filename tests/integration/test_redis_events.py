@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
+from redis import Redis
+from tests.integration.ears import Ears
 
 from hubplane import (
     BackplaneAuthenticationError,
+    BackplaneUnavailableError,
     Endpoint,
     Hub,
     HubApp,
@@ -27,48 +30,6 @@ from hubplane.testing.redis_server import RedisServer
 
 EVENTS = "hubplane.backplane.redis.events"
 PATIENCE = 20.0
-
-
-class Ears:
-    """Remembers events, in order, and can be waited on."""
-
-    def __init__(self) -> None:
-        self.heard: list[RedisConnectionFailed | RedisConnectionRestored | RedisGap] = []
-        self._changed = asyncio.Event()
-        self.handlers = RedisHandlers(
-            on_connection_failed=self.hear, on_connection_restored=self.hear, on_gap=self.hear
-        )
-
-    def hear(self, event: RedisConnectionFailed | RedisConnectionRestored | RedisGap) -> None:
-        """A handler for everything."""
-        self.heard.append(event)
-        self._changed.set()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for what an event made true."""
-        async with asyncio.timeout(PATIENCE):
-            while not condition():
-                self._changed.clear()
-                await self._changed.wait()
-
-    async def count(self, number: int) -> None:
-        """Wait for so many events."""
-        await self.until(lambda: len(self.heard) >= number)
-
-    @property
-    def failed(self) -> list[RedisConnectionFailed]:
-        """The losses."""
-        return [event for event in self.heard if isinstance(event, RedisConnectionFailed)]
-
-    @property
-    def restored(self) -> list[RedisConnectionRestored]:
-        """The returns."""
-        return [event for event in self.heard if isinstance(event, RedisConnectionRestored)]
-
-    @property
-    def gaps(self) -> list[RedisGap]:
-        """The gaps."""
-        return [event for event in self.heard if isinstance(event, RedisGap)]
 
 
 @pytest.fixture
@@ -90,15 +51,25 @@ def where(server: RedisServer) -> Endpoint:
 
 @pytest.mark.row("S42", "S44", "S50")
 async def test_killed_subscription_is_told_with_its_gap(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """A lost subscriber socket is one failure, one return and one gap, which covers what others published meanwhile."""
+    """A lost subscriber socket is one failure, one return and one gap, which covers what others published meanwhile.
+
+    In one transaction Redis drops the socket and takes a message that nobody is there to hear.
+    """
     ears = Ears()
     node, sink = RedisBackplane(parse(server.configuration), handlers=ears.handlers), RecordingSink()
     async with node.run(sink):
         await node.subscribe(["Hub:all", "Hub:group:g"])
         before = datetime.now(UTC)
-        kill(server, "pubsub")
+        with Redis(host=server.host, port=server.port) as other, other.pipeline(transaction=True) as both:
+            both.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            both.publish("Hub:all", b"lost")
+            assert both.execute() == [1, 0]
+        published = datetime.now(UTC)
         await ears.count(3)
         await node.subscribe(["Hub:group:later"])
+        assert await node.publish("Hub:all", b"heard") == 1
+        await sink.message("Hub:all", b"heard")
+        assert sink.payloads("Hub:all") == [b"heard"]
         failed, restored, gap = ears.heard
         assert isinstance(failed, RedisConnectionFailed)
         assert (failed.connection, failed.endpoint, failed.failure) == (
@@ -112,6 +83,7 @@ async def test_killed_subscription_is_told_with_its_gap(server: RedisServer, cap
         assert 0 <= restored.seconds < PATIENCE
         assert isinstance(gap, RedisGap)
         assert sorted(gap.channels) == ["Hub:all", "Hub:group:g"]
+        assert gap.since <= published <= gap.until
         # Nothing that was published before `since` is lost; a probe is due each second, so it is not long ago.
         assert gap.since <= failed.at <= restored.at <= gap.until <= datetime.now(UTC)
         assert (failed.at - gap.since).total_seconds() < 3
@@ -328,6 +300,22 @@ class ChatHub(Hub):
 
 class NewsHub(Hub):
     async def ping(self) -> None: ...
+
+
+@pytest.mark.row("S51")
+async def test_application_that_started_without_redis_knows_it(server: RedisServer) -> None:
+    """While Redis is away at the start the running app is not connected, and as soon as it is there it is."""
+    server.kill()
+    hubs = HubApp(f"{server.configuration},asyncTimeout=500")
+    hubs.add_hub("/chat", ChatHub, hub_name="ChatHub")
+    async with hubs.lifespan(), asyncio.timeout(PATIENCE):
+        with pytest.raises(BackplaneUnavailableError):
+            await hubs.context(ChatHub).clients.all.send("news")
+        assert not hubs.is_connected
+        server.start()
+        while not hubs.is_connected:  # noqa: ASYNC110 - a first connection is no event
+            await asyncio.sleep(0.01)
+        await hubs.context(ChatHub).clients.all.send("news")
 
 
 @pytest.mark.row("S44")

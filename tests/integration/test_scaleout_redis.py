@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -206,6 +207,22 @@ async def test_nothing_is_left_behind(server: RedisServer) -> None:
         await manager.add_to_group("c2", "g2")
     assert server.command("PUBSUB", "CHANNELS", "Left:*") == []
     assert server.command("DBSIZE") == 0
+
+
+@pytest.mark.row("S38")
+async def test_message_that_cannot_be_written_is_logged(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """What Redis brings and no client can get is .NET's event 10, with its text and cause; what follows is served."""
+    options = options_for(server, "Broken:")
+    node, writer = Node(options), RedisBackplane(options)
+    with caplog.at_level(logging.DEBUG, logger="hubplane.lifetime.redis_log"):
+        async with node.run() as manager, writer.run(RecordingSink()):
+            client = await node.connect("c1")
+            assert await writer.publish("App.ChatHub:all", b"\x91\x90") == 1
+            assert await heard(manager, client) == [[]]
+    (record,) = [each for each in caplog.records if each.__dict__.get("event_id") == 10]
+    assert (record.getMessage(), record.levelno) == ("Failed writing message.", logging.DEBUG)
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "Insufficient items in Invocation array."
 
 
 @pytest.mark.row("X9")

@@ -53,7 +53,7 @@ VALUES: list[Any] = [
 ]  # fmt: skip
 
 
-@pytest.mark.row("R29", "B114")
+@pytest.mark.row("R29", "B115")
 @both_ways
 @both_protocols
 def test_answers_cross_unchanged(nodes: tuple[Node, Node], client: JsClient) -> None:

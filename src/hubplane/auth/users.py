@@ -11,7 +11,16 @@ from typing import TypeAlias
 
 from hubplane.connection.request import ConnectionRequest
 
-__all__ = ["Authenticator", "authenticate", "bearer_token", "expiry", "is_authenticated", "is_same_login", "subject"]
+__all__ = [
+    "Authenticator",
+    "authenticate",
+    "bearer_token",
+    "expiry",
+    "identifier",
+    "is_authenticated",
+    "is_same_login",
+    "subject",
+]
 
 Authenticator: TypeAlias = Callable[[ConnectionRequest], Awaitable[object | None] | object | None]
 """Turns a request into a user, or None where it finds nobody. Plain functions run on the event loop: be quick."""
@@ -77,6 +86,26 @@ def subject(claims: Mapping[str, object]) -> str | None:
         if value:
             return str(value)
     return None
+
+
+def identifier(user: object | None) -> str | None:
+    """A user's id, as users of any kind tell it; None for nobody."""
+    if user is None:
+        return None
+    if isinstance(user, Mapping):
+        return subject(user)
+    if not getattr(user, "is_authenticated", True):
+        return None
+    for name in ("identity", "username", "display_name"):
+        try:
+            value = getattr(user, name, None)
+        except NotImplementedError:  # Starlette's BaseUser leaves `identity` to its subclasses
+            continue
+        if value:
+            return str(value)
+    # Django's own models of users may call it otherwise, such as `email`.
+    get_username = getattr(user, "get_username", None)
+    return (str(get_username()) or None) if callable(get_username) else None
 
 
 def expiry(user: object | None) -> float | None:

@@ -54,6 +54,12 @@ class ClientSocket:
         if not self.over.done():
             self.over.set_result(None)
 
+    def cut(self) -> None:
+        """Drop the peer, and tell the connection at once: its edge may do so a turn later. Idempotent."""
+        self.transport.abort()
+        if self.is_current:
+            self.transport_lost(None)
+
     def data_received(self, data: bytes) -> None:
         """Bytes arrived."""
         if self.is_current:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from hubplane.auth.users import Authenticator, subject
+from hubplane.auth.users import Authenticator, identifier, is_authenticated
 from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
@@ -36,6 +36,7 @@ from hubplane.protocol.replay import StatefulSession
 from hubplane.protocol.session import HubSession
 from hubplane.supervisor import Supervisor
 from hubplane.telemetry.base import DROPPED_CONNECTIONS, NO_TELEMETRY, Telemetry
+from hubplane.transports.ownership import Ownership
 from hubplane.transports.redirect import NegotiateHook
 from hubplane.transports.registry import ConnectionRegistry
 from hubplane.transports.router import TransportRouter
@@ -75,23 +76,7 @@ def default_user_id(connection: HubConnection) -> str | None:
 
     Source: signalr-server section 5.10.
     """
-    user = connection.request.user
-    if user is None:
-        return None
-    if isinstance(user, Mapping):
-        return subject(user)
-    if not getattr(user, "is_authenticated", True):
-        return None
-    for name in ("identity", "username", "display_name"):
-        try:
-            value = getattr(user, name, None)
-        except NotImplementedError:  # Starlette's BaseUser leaves `identity` to its subclasses
-            continue
-        if value:
-            return str(value)
-    # Django's own models of users may call it otherwise, such as `email`.
-    get_username = getattr(user, "get_username", None)
-    return (str(get_username()) or None) if callable(get_username) else None
+    return identifier(connection.request.user)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,12 +175,13 @@ class HubEndpoint:
             hub_type,
             authenticators=settings.authenticators,
             options=settings.transport_options,
-            registry=self.registry,
             clock=runtime.clock,
         )
+        ownership = Ownership(self._user_of)
         self.refresh = AuthenticationRefresh(
             is_enabled=settings.transport_options.enable_authentication_refresh,
             registry=self.registry,
+            ownership=ownership,
             clock=runtime.clock,
             expires_at=self.gate.expires_at,
             user_id=settings.user_id,
@@ -209,6 +195,8 @@ class HubEndpoint:
             ids=runtime.ids,
             clock=runtime.clock,
             start_task=self._supervisor.start,
+            ownership=ownership,
+            renew=self.gate.renew,
             negotiate_hook=settings.negotiate,
             refresh=self.refresh,
             sub_protocol_selector=settings.sub_protocol_selector,
@@ -296,14 +284,21 @@ class HubEndpoint:
         """
         if self._user_id(self.connect(request, connection.connection_id)) != connection.user_identifier:
             return False
-        if not await self.refresh.reauthenticate(connection, request):
-            return False
-        self.refresh.keep_newest(connection, request)
-        return True
+        return await self.refresh.reauthenticate(connection, request)
 
-    def expires_at(self, request: ConnectionRequest) -> float | None:
-        """When the login of `request` ends its connection, in monotonic seconds; None for never."""
-        return self.gate.expires_at(request)
+    def _user_of(self, request: ConnectionRequest, connection_id: str) -> str | None:
+        if not is_authenticated(request.user):
+            return None
+        if self._user_id is default_user_id:
+            return identifier(request.user)
+        return self._user_id(self.connect(request, connection_id))
+
+    def resumed(self, connection: StatefulConnection, request: ConnectionRequest) -> float | None:
+        """`request` becomes the connection's: when its login ends that, in monotonic seconds; None for never."""
+        if not self.refresh.is_enabled:
+            return self.gate.expires_at(request)
+        self.refresh.keep_login(connection, request)
+        return connection.expires_at
 
     async def serve(self, connection: HubConnection) -> None:
         """Run a connection from its handshake until its transport is closing."""

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from hubplane.auth.origins import may_open
 from hubplane.auth.users import Authenticator, authenticate, expiry, is_authenticated
 from hubplane.clock import Clock
+from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.request import ConnectionRequest
 from hubplane.hubs.authorization import AuthorizationContext, is_allowed, policies_of
 from hubplane.options import TransportOptions
-from hubplane.transports.registry import ConnectionRegistry
 
 __all__ = ["Gate"]
 
@@ -28,7 +28,6 @@ class Gate:
         hub_type: The hub class, with its policies.
         authenticators: Asked in order for the user of a request.
         options: Origins, and whether connections end with their logins.
-        registry: Where the connection of a later request is found.
         clock: Compares expiry times with now.
     """
 
@@ -38,7 +37,6 @@ class Gate:
         "_clock",
         "_hub_type",
         "_policies",
-        "_registry",
         "_renews",
         "_watches_expiry",
     )
@@ -49,7 +47,6 @@ class Gate:
         *,
         authenticators: Sequence[Authenticator],
         options: TransportOptions,
-        registry: ConnectionRegistry,
         clock: Clock,
     ) -> None:
         self._hub_type = hub_type
@@ -59,7 +56,6 @@ class Gate:
         self._watches_expiry = options.close_on_authentication_expiration
         # Where logins are refreshed, that also decides which one counts.
         self._renews = self._watches_expiry and not options.enable_authentication_refresh
-        self._registry = registry
         self._clock = clock
 
     async def refusal(self, request: ConnectionRequest) -> int | None:
@@ -83,8 +79,6 @@ class Gate:
             asked = AuthorizationContext(user=user, request=request, hub_type=self._hub_type)
             if not await is_allowed(self._policies, asked):
                 return 403
-        if self._renews and not is_websocket:
-            self._renew(request)
         return None
 
     def expires_at(self, request: ConnectionRequest) -> float | None:
@@ -94,9 +88,10 @@ class Gate:
         moment = expiry(request.user)
         return None if moment is None else self._clock.monotonic() + moment - self._clock.wall()
 
-    def _renew(self, request: ConnectionRequest) -> None:
-        """The login of the latest request counts: long polling brings a new one with each poll."""
-        token = request.query_value("id")
-        entry = self._registry.get(token) if token else None
-        if entry is not None and entry.connection is not None:
-            entry.connection.expires_at = self.expires_at(request)
+    def renew(self, connection: HubConnection, request: ConnectionRequest) -> None:
+        """The login of the latest request counts: long polling brings a new one with each poll.
+
+        A request without a login, as with one that has expired, leaves the present one as it is.
+        """
+        if self._renews and is_authenticated(request.user):
+            connection.expires_at = self.expires_at(request)

@@ -19,7 +19,8 @@ from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.refreshed import announce
 from hubplane.connection.request import ConnectionRequest
 from hubplane.transports.exchange import HttpExchange
-from hubplane.transports.registry import ConnectionRegistry
+from hubplane.transports.ownership import Ownership
+from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry
 
 __all__ = ["AuthenticationRefresh", "AuthenticationRefreshContext", "RefreshHook"]
 
@@ -57,19 +58,21 @@ class AuthenticationRefresh:
     Args:
         is_enabled: `TransportOptions.enable_authentication_refresh`.
         registry: Where connections are found.
+        ownership: Knows whose they are, before their handshake.
         clock: Tells how long a login lasts.
         expires_at: When a connection with the login of a request ends, in monotonic seconds; None for never.
         user_id: Computes the user's id of a connection.
         hook: Asked before a login is accepted; None accepts all.
     """
 
-    __slots__ = ("_clock", "_expires_at", "_hook", "_latest", "_registry", "_user_id", "is_enabled")
+    __slots__ = ("_clock", "_expires_at", "_hook", "_latest", "_ownership", "_registry", "_user_id", "is_enabled")
 
     def __init__(
         self,
         *,
         is_enabled: bool,
         registry: ConnectionRegistry,
+        ownership: Ownership,
         clock: Clock,
         expires_at: Callable[[ConnectionRequest], float | None],
         user_id: Callable[[HubConnection], str | None],
@@ -77,6 +80,7 @@ class AuthenticationRefresh:
     ) -> None:
         self.is_enabled = is_enabled
         self._registry = registry
+        self._ownership = ownership
         self._clock = clock
         self._expires_at = expires_at
         self._user_id = user_id
@@ -105,7 +109,9 @@ class AuthenticationRefresh:
             await _refuse(exchange, 400, b"unsupported_negotiate_version")
         elif not is_authenticated(request.user):
             await _refuse(exchange, 401, b"invalid_token")
-        elif entry.connection is not None and not await self._is_accepted(entry.connection, request):
+        elif not (_has_user(entry) or self._ownership.admits(entry, request)) or (
+            entry.connection is not None and not await self._is_accepted(entry.connection, request)
+        ):
             await _refuse(exchange, 403, b"permission_change_rejected")
         else:
             if entry.connection is not None:
@@ -144,11 +150,13 @@ class AuthenticationRefresh:
             connection.transport.abort()
         return False
 
-    def keep_newest(self, connection: HubConnection, request: ConnectionRequest) -> None:
-        """Let `request`, which takes the connection on, go on with the connection's login if its own is older."""
-        latest = self._latest.get(connection)
-        if latest is not None and self._is_stale(connection, request.user):
-            request.authenticated_as(latest)
+    def keep_login(self, connection: HubConnection, request: ConnectionRequest) -> None:
+        """Let `request`, which takes the connection on, go on with the login that the hub sees.
+
+        Its own is older, or on its way to the hub.
+        """
+        if self.is_enabled and not is_same_login(connection.request.user, request.user):
+            request.take_login(connection.request)
 
     def lifetime(self, request: ConnectionRequest) -> int | None:
         """For how many seconds the login of a request will last; None when it lasts for ever, or not any more."""
@@ -190,7 +198,8 @@ class AuthenticationRefresh:
         else:
             self._latest[connection] = user
             connection.expires_at = self._expires_at(request)
-            announce(connection, request)
+            # A copy: a socket's own request becomes the connection's before the hub sees the login.
+            announce(connection, ConnectionRequest(dict(request.scope)))
 
     def _identifier(self, connection: HubConnection, request: ConnectionRequest) -> str | None:
         """The user's id as it would be; the hub sees nothing of it yet."""
@@ -205,6 +214,11 @@ class AuthenticationRefresh:
     def _is_stale(self, connection: HubConnection, user: object | None) -> bool:
         present, new = expiry(self._user_of(connection)), expiry(user)
         return present is not None and new is not None and new < present
+
+
+def _has_user(entry: ConnectionEntry) -> bool:
+    """Whether its connection knows its user; another one then ends it."""
+    return entry.connection is not None and bool(entry.connection.protocol_name)
 
 
 async def _refuse(exchange: HttpExchange, status: int, error: bytes) -> None:

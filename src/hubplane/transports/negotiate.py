@@ -12,6 +12,7 @@ from hubplane.ids import IdSource
 from hubplane.options import HttpTransportType
 from hubplane.protocol.negotiation import encode_negotiate_error, encode_negotiate_response, parse_negotiate_query
 from hubplane.transports.exchange import HttpExchange
+from hubplane.transports.ownership import Ownership
 from hubplane.transports.registry import ConnectionRegistry, RegistryFullError
 
 __all__ = ["negotiate"]
@@ -25,6 +26,7 @@ async def negotiate(
     exchange: HttpExchange,
     registry: ConnectionRegistry,
     *,
+    ownership: Ownership,
     offered: HttpTransportType,
     minimum_version: int,
     stateful_reconnect: bool,
@@ -38,6 +40,7 @@ async def negotiate(
     Args:
         exchange: The POST request; its body means nothing.
         registry: Where the connection waits for its transport.
+        ownership: Knows whose it is.
         offered: The transports to name.
         minimum_version: The lowest negotiate version accepted.
         stateful_reconnect: Whether to agree to stateful reconnect when asked.
@@ -52,8 +55,9 @@ async def negotiate(
     connection_id = ids.connection_id()
     token = ids.connection_id() if asked.version > 0 else connection_id
     is_stateful = stateful_reconnect and asked.use_stateful_reconnect
+    owner = ownership.owner(exchange.request, connection_id)
     try:
-        registry.add(token, connection_id, is_stateful=is_stateful)
+        registry.add(token, connection_id, is_stateful=is_stateful, owner=owner)
     except RegistryFullError as error:
         logger.warning("A negotiate request was refused: %s", error)
         await exchange.respond(503, b"Too many connections wait for their transport.")

@@ -44,6 +44,7 @@ class ConnectionEntry:
         upload: What arrives by POST; None before the first one, and for WebSockets.
         started_at: When a transport has claimed it, in monotonic seconds; None before that, and once it is disposed of.
         is_stateful: Whether stateful reconnect was promised in negotiation.
+        owner: The id of the user it belongs to; None for nobody.
     """
 
     __slots__ = (
@@ -52,13 +53,22 @@ class ConnectionEntry:
         "created_at",
         "is_stateful",
         "kind",
+        "owner",
         "started_at",
         "state",
         "token",
         "upload",
     )
 
-    def __init__(self, token: str, connection_id: str, *, created_at: float, is_stateful: bool = False) -> None:
+    def __init__(
+        self,
+        token: str,
+        connection_id: str,
+        *,
+        created_at: float,
+        is_stateful: bool = False,
+        owner: str | None = None,
+    ) -> None:
         self.token = token
         self.connection_id = connection_id
         self.state = EntryState.INACTIVE
@@ -68,6 +78,7 @@ class ConnectionEntry:
         self.upload: Upload | None = None
         self.started_at: float | None = None
         self.is_stateful = is_stateful
+        self.owner = owner
 
 
 class ConnectionRegistry:
@@ -126,20 +137,25 @@ class ConnectionRegistry:
         """The number of entries that no transport has claimed."""
         return len(self._unclaimed)
 
-    def add(self, token: str, connection_id: str, *, is_stateful: bool = False) -> ConnectionEntry:
+    def add(
+        self, token: str, connection_id: str, *, is_stateful: bool = False, owner: str | None = None
+    ) -> ConnectionEntry:
         """Remember a negotiated connection.
 
         Args:
             token: The secret key; matched exactly.
             connection_id: The public id.
             is_stateful: Whether stateful reconnect was promised.
+            owner: The id of the user who negotiates; None for nobody.
 
         Raises:
             RegistryFullError: Too many entries are unclaimed.
         """
         if len(self._unclaimed) >= self._max_unclaimed:
             raise RegistryFullError(f"{self._max_unclaimed} negotiated connections wait for their transport already.")
-        entry = ConnectionEntry(token, connection_id, created_at=self._clock.monotonic(), is_stateful=is_stateful)
+        entry = ConnectionEntry(
+            token, connection_id, created_at=self._clock.monotonic(), is_stateful=is_stateful, owner=owner
+        )
         self._entries[token] = self._unclaimed[token] = entry
         return entry
 

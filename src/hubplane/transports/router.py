@@ -19,6 +19,7 @@ from hubplane.options import HttpTransportType, TransportOptions
 from hubplane.transports.exchange import HttpExchange, LoginRefresh, WebSocketExchange
 from hubplane.transports.long_polling import NO_CACHE, LongPolling, StartTask, serve_poll
 from hubplane.transports.negotiate import negotiate
+from hubplane.transports.ownership import Ownership
 from hubplane.transports.redirect import NegotiateHook, answered_by
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 from hubplane.transports.server_sent_events import serve_events
@@ -42,6 +43,8 @@ class TransportRouter:
         ids: Makes ids and tokens.
         clock: For the transports' own time limits.
         start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
+        ownership: Knows whose the connections are.
+        renew: Told about each later request of a connection, whose login may be a newer one.
         negotiate_hook: Asked before a negotiate request is answered.
         refresh: Gives connections new logins; None where there is no such thing.
         sub_protocol_selector: Chooses a WebSocket sub-protocol; None chooses none.
@@ -54,8 +57,10 @@ class TransportRouter:
         "_ids",
         "_negotiate_hook",
         "_options",
+        "_ownership",
         "_refresh",
         "_registry",
+        "_renew",
         "_serve",
         "_serve_stateful",
         "_start_task",
@@ -72,6 +77,8 @@ class TransportRouter:
         ids: IdSource,
         clock: Clock,
         start_task: StartTask,
+        ownership: Ownership,
+        renew: Callable[[HubConnection, ConnectionRequest], None],
         negotiate_hook: NegotiateHook | None = None,
         refresh: LoginRefresh | None = None,
         sub_protocol_selector: SubProtocolSelector | None = None,
@@ -84,6 +91,8 @@ class TransportRouter:
         self._ids = ids
         self._clock = clock
         self._start_task = start_task
+        self._ownership = ownership
+        self._renew = renew
         self._negotiate_hook = negotiate_hook
         self._refresh = refresh
         self._sub_protocol_selector = sub_protocol_selector
@@ -115,6 +124,7 @@ class TransportRouter:
                 await negotiate(
                     exchange,
                     self._registry,
+                    ownership=self._ownership,
                     offered=self._options.transports,
                     minimum_version=self._options.minimum_protocol_version,
                     stateful_reconnect=self._serve_stateful is not None,
@@ -151,6 +161,7 @@ class TransportRouter:
         return serve_websocket(
             exchange,
             self._registry,
+            ownership=self._ownership,
             offered=self._options.transports,
             new_id=self._ids.connection_id,
             connect=self._connect,
@@ -167,7 +178,7 @@ class TransportRouter:
     async def _get(self, exchange: HttpExchange) -> None:
         wants_events = _accepts_event_stream(exchange.request)
         headers = () if wants_events else NO_CACHE
-        entry = await self._find(exchange, headers)
+        entry = await self._find(exchange, headers, claims=True)
         if entry is None:
             return
         kind = TransportKind.SERVER_SENT_EVENTS if wants_events else TransportKind.LONG_POLLING
@@ -231,7 +242,9 @@ class TransportRouter:
         connection.end(None, allow_reconnect=True)
         await exchange.respond(202)
 
-    async def _find(self, exchange: HttpExchange, headers: tuple[tuple[str, str], ...] = ()) -> ConnectionEntry | None:
+    async def _find(
+        self, exchange: HttpExchange, headers: tuple[tuple[str, str], ...] = (), *, claims: bool = False
+    ) -> ConnectionEntry | None:
         token = exchange.request.query_value("id")
         if not token:
             await exchange.respond(400, b"Connection ID required", headers=headers)
@@ -239,6 +252,11 @@ class TransportRouter:
         entry = self._registry.get(token)
         if entry is None:
             await exchange.respond(404, b"No Connection with that ID", headers=headers)
+        elif not self._ownership.admits(entry, exchange.request, claims=claims):
+            await exchange.respond(403, headers=headers)
+            return None
+        elif entry.connection is not None:
+            self._renew(entry.connection, exchange.request)
         return entry
 
 

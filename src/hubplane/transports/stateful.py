@@ -38,8 +38,8 @@ class StatefulHub(Protocol):
         """Whether `request` may take the connection on: it comes from the same user, with a login that counts."""
         ...
 
-    def expires_at(self, request: ConnectionRequest) -> float | None:
-        """When the login of `request` ends its connection, in monotonic seconds; None for never."""
+    def resumed(self, connection: StatefulConnection, request: ConnectionRequest) -> float | None:
+        """`request` becomes the connection's: when its login ends that, in monotonic seconds; None for never."""
         ...
 
 
@@ -93,7 +93,8 @@ async def serve_stateful(
             return
         if not await hub.may_resume(connection, request):
             logger.warning(
-                "A socket with the login of another user was refused.", extra={"connection_id": entry.connection_id}
+                "A socket was refused: its login may not take the connection on.",
+                extra={"connection_id": entry.connection_id},
             )
             await exchange.reject(403, b"")
             return
@@ -104,11 +105,11 @@ async def serve_stateful(
         if is_first:
             _begin(connection, entry, registry, serve, start_task)
         else:
-            connection.resume(socket, request, expires_at=hub.expires_at(request))
+            connection.resume(socket, request, expires_at=hub.resumed(connection, request))
         await socket.over
         await exchange.finish(close_timeout)
     finally:
-        socket.transport.abort()
+        socket.cut()
         if entry.state is EntryState.DISPOSED and connection.socket in {socket, None}:
             registry.dispose(entry)
 

@@ -23,7 +23,7 @@ class Upload:
         limit: Bytes kept before there is a connection; 0 for no limit.
     """
 
-    __slots__ = ("_connection", "_early", "_ended", "_limit", "_lock", "_paused", "_room")
+    __slots__ = ("_connection", "_early", "_ended", "_limit", "_lock", "_paused", "_reading", "_room")
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -33,18 +33,19 @@ class Upload:
         self._paused = False
         self._ended = False
         self._room: asyncio.Future[None] | None = None
+        self._reading: asyncio.Timeout | None = None
 
     async def take(self, exchange: HttpExchange) -> bool:
         """Read the body of a POST and hand it to the connection, behind the POSTs that came before.
 
         Returns:
-            Whether the connection has taken all of it; False when it ended meanwhile.
+            Whether the connection has taken all of it; False when it ended meanwhile, wherever the body stands.
 
         Raises:
             ConnectionClosedError: The client went away within the body. What had arrived counts.
         """
         async with self._lock:
-            while not self._ended and (data := await exchange.read()):
+            while not self._ended and (data := await self._read(exchange)):
                 self._feed(data)
                 while self._paused and not self._ended:
                     self._room = asyncio.get_running_loop().create_future()
@@ -70,9 +71,25 @@ class Upload:
 
     def end(self) -> None:
         """The connection takes nothing any more; idempotent."""
+        if self._ended:
+            return
         self._ended = True
         self._early.clear()
         self._wake()
+        if self._reading is not None:
+            self._reading.reschedule(asyncio.get_running_loop().time())
+
+    async def _read(self, exchange: HttpExchange) -> bytes:
+        """The next piece of a body; nothing at its end, or when the connection has ended before more came."""
+        try:
+            async with asyncio.timeout(None) as self._reading:
+                return await exchange.read()
+        except TimeoutError:
+            if not self._ended:
+                raise
+            return b""
+        finally:
+            self._reading = None
 
     def _feed(self, data: bytes) -> None:
         if self._ended:

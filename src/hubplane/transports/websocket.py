@@ -15,6 +15,7 @@ from hubplane.connection.transport import Transport, TransportKind
 from hubplane.errors import ConnectionClosedError
 from hubplane.options import HttpTransportType
 from hubplane.transports.exchange import WebSocketExchange
+from hubplane.transports.ownership import Ownership
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 
 __all__ = ["SubProtocolSelector", "serve_websocket"]
@@ -27,6 +28,7 @@ async def serve_websocket(  # noqa: PLR0913 - its parts, by name
     exchange: WebSocketExchange,
     registry: ConnectionRegistry,
     *,
+    ownership: Ownership,
     offered: HttpTransportType,
     new_id: Callable[[], str],
     connect: Callable[[ConnectionRequest, str, TransportKind], HubConnection],
@@ -42,6 +44,7 @@ async def serve_websocket(  # noqa: PLR0913 - its parts, by name
     Args:
         exchange: The upgrade request.
         registry: Where negotiated connections are.
+        ownership: Knows whose they are.
         offered: The transports of the hub.
         new_id: Makes the id of a connection that skipped negotiation.
         connect: Makes the connection from the request, its id and its transport.
@@ -51,7 +54,7 @@ async def serve_websocket(  # noqa: PLR0913 - its parts, by name
         serve_stateful: Does the same for an entry to which stateful reconnect was promised; None promises nobody.
     """
     # One coroutine for all of it: its frame stays in memory as long as the connection.
-    entry = _claim(exchange.request.query_value("id"), registry, offered, new_id)
+    entry = _claim(exchange.request, registry, ownership, offered, new_id)
     if not isinstance(entry, ConnectionEntry):
         status, body, content_type = entry
         await exchange.reject(status, body, content_type=content_type)
@@ -81,12 +84,17 @@ async def serve_websocket(  # noqa: PLR0913 - its parts, by name
 
 
 def _claim(
-    token: str | None, registry: ConnectionRegistry, offered: HttpTransportType, new_id: Callable[[], str]
+    request: ConnectionRequest,
+    registry: ConnectionRegistry,
+    ownership: Ownership,
+    offered: HttpTransportType,
+    new_id: Callable[[], str],
 ) -> ConnectionEntry | tuple[int, bytes, str | None]:
     """The entry this WebSocket may use, or status, body and media type of the answer that rejects it.
 
     The entry is claimed, unless stateful reconnect was promised.
     """
+    token = request.query_value("id")
     entry = registry.get(token) if token else None
     if token and entry is None:
         return 404, b"No Connection with that ID", None
@@ -94,6 +102,8 @@ def _claim(
         return 404, b"WebSockets transport not supported by this end point type", "text/plain"
     if entry is None:
         return registry.add_active(new_id(), TransportKind.WEB_SOCKETS)
+    if not ownership.admits(entry, request, claims=True):
+        return 403, b"", None
     if entry.kind not in {None, TransportKind.WEB_SOCKETS}:
         return 400, b"Cannot change transports mid-connection", "text/plain"
     if entry.is_stateful:

@@ -392,6 +392,26 @@ async def test_sending_from_outside() -> None:
         assert (await ann.news())[2:] == [["who is left"]]
 
 
+@pytest.mark.row("B22")
+async def test_negotiated_and_never_opened() -> None:
+    """A token that no transport claims is good for 15 seconds, on a running app; then it is unknown."""
+    clock = FakeClock()
+    app = HubApp(clock=clock, ids=SeededIds())
+    app.add_hub("/chat", ChatHub)
+    async with app.lifespan():
+        await settle()
+        _, body = await request(app, "POST", "/chat/negotiate", query="negotiateVersion=1")
+        claim = f"id={json.loads(body)['connectionToken']}"
+        for _ in range(15):
+            clock.advance(1)
+            await settle()
+        assert (await request(app, "DELETE", "/chat", query=claim))[0] == 400, "it is known, and has no transport yet"
+        clock.advance(1)
+        await settle()
+        assert await request(app, "GET", "/chat", query=claim) == (404, b"No Connection with that ID")
+
+
+@pytest.mark.row("B140")
 async def test_choices_for_one_hub() -> None:
     """Options, transports, filters, the factory and the user's id are each hub's own; the app's are the default."""
 
@@ -627,7 +647,7 @@ async def test_name_on_the_backplane(name: str | None) -> None:
         assert f"{name or f'{__name__}.ChatHub'}:all" in backplane.subscribed
 
 
-@pytest.mark.row("R62", "S46")
+@pytest.mark.row("S46")
 @pytest.mark.parametrize(
     ("protocols", "supported", "expected"),
     [
@@ -647,6 +667,22 @@ async def test_protocols_on_the_backplane(
         await app.context(ChatHub).clients.all.send("told", "all")
     ((_, payload),) = backplane.published
     assert list(decode_invocation(payload).payloads) == expected
+
+
+@pytest.mark.row("R62")
+async def test_the_hubs_protocols_win_over_the_apps() -> None:
+    """Where the app names JSON and a hub MessagePack, that hub's messages are MessagePack's, others' JSON."""
+    backplane = RecordingBackplane()
+    app = HubApp(backplane, options=HubOptions(supported_protocols=("json",)))
+    app.add_hub("/chat", ChatHub, options=HubOptions(supported_protocols=("messagepack",)))
+    app.add_hub("/news", NewsHub)
+    async with app.lifespan():
+        for hub in (ChatHub, NewsHub):
+            await app.context(hub).clients.all.send("told", "all")
+    assert [list(decode_invocation(payload).payloads) for _, payload in backplane.published] == [
+        ["messagepack"],
+        ["json"],
+    ]
 
 
 # -- in a framework ----------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ import pytest
 from hubplane.auth.users import Authenticator
 from hubplane.connection.outbound import Cork
 from hubplane.connection.request import ConnectionRequest
-from hubplane.connection.transport import TransportKind
 from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings
 from hubplane.endpoint.heartbeat import Heartbeat
 from hubplane.hubs.authorization import AuthorizationContext, authorize
@@ -137,19 +136,21 @@ async def test_a_connection_ends_with_its_login() -> None:
 
 @pytest.mark.row("B131")
 async def test_the_login_of_the_latest_request_counts() -> None:
-    """A later request of the same connection brings a new expiry; one without an expiry ends it never."""
+    """A later request of the same connection brings a new expiry; one without a login changes nothing."""
     endpoint, clock = made(OpenHub, by_name_until, close_on_authentication_expiration=True)
-    entry = endpoint.registry.add("token", "c1")
-    endpoint.registry.claim(entry, TransportKind.LONG_POLLING)
-    await endpoint.gate.refusal(asked(query=b"id=token"))  # nothing is connected yet
     first = asked(until=str(clock.wall() + 3))
     await endpoint.gate.refusal(first)
-    connection = entry.connection = endpoint.connect(first, "c1")
+    connection = endpoint.connect(first, "c1")
     assert connection.expires_at == clock.monotonic() + 3
-    await endpoint.gate.refusal(asked(query=b"id=token", until=str(clock.wall() + 60)))
-    assert connection.expires_at == clock.monotonic() + 60
-    await endpoint.gate.refusal(asked(query=b"id=other", until=str(clock.wall() + 1)))
-    assert connection.expires_at == clock.monotonic() + 60
+    for seconds in (60, 30):
+        later = asked(until=str(clock.wall() + seconds))
+        await endpoint.gate.refusal(later)
+        endpoint.gate.renew(connection, later)
+        assert connection.expires_at == clock.monotonic() + seconds
+    nobody = asked()
+    await endpoint.gate.refusal(nobody)
+    endpoint.gate.renew(connection, nobody)
+    assert connection.expires_at == clock.monotonic() + 30
 
 
 def by_name_until(request: ConnectionRequest) -> object | None:

@@ -247,7 +247,7 @@ async def test_somebody_else_leaves_nothing_behind() -> None:
 
 
 async def test_before_the_handshake_the_login_is_simply_the_newer_one() -> None:
-    """Nobody has seen the first login yet, so another user may still come."""
+    """Nobody has seen the first login yet; of a token that is nobody's, another user may still come."""
     served = Served()
     async with served.endpoint.run(grace=1):
         connection = await served.connect(shake=False)
@@ -257,6 +257,23 @@ async def test_before_the_handshake_the_login_is_simply_the_newer_one() -> None:
         assert connection.user_identifier == "bob"
         assert served.sent()[0]["result"] == "two"
         assert LoginHub.log == []
+
+
+async def test_before_the_handshake_a_token_is_its_users() -> None:
+    """A login of another user than the one who negotiated is refused, while there is no connection and with one."""
+    served = Served()
+    async with served.endpoint.run(grace=1):
+        served.endpoint.registry.add("token", "c1", owner="ann")
+        assert (await served.refresh(claims("two", "bob"))).status == 403
+        connection = await served.connect(shake=False)
+        served.endpoint.registry.get("token").owner = "ann"  # type: ignore[union-attr]  # it was just added
+        refused = await served.refresh(claims("two", "bob"))
+        assert (refused.status, refused.body) == (403, b'{"error":"permission_change_rejected"}')
+        assert (await served.refresh(claims("two"))).status == 200
+        connection.data_received(b'{"protocol":"json","version":1}\x1e' + CALL % (b"1", b"see"))
+        await settle()
+        assert connection.user_identifier == "ann"
+        assert served.sent()[0]["result"] == "two"
 
 
 async def test_a_callback_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -228,14 +228,20 @@ async def test_nobody_asked_nobody_is_answered(serve: Serve) -> None:
         assert len(client.received()) == 1
 
 
-@pytest.mark.row("B99")
-async def test_a_result_that_cannot_be_written_closes_the_connection(serve: Serve) -> None:
-    """A result that the protocol cannot write ends the connection with an error, and permission to reconnect."""
+@pytest.mark.row("B99", "S38")
+async def test_a_result_that_cannot_be_written_closes_the_connection(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A result that the protocol cannot write ends the connection with an error; the log says so in .NET's words."""
     async with serve(Calls) as server:
         client = await server.connect()
         client.call("Unwritable")
         await client.gone()
         assert client.unread() == [{"type": 7, "error": "Connection closed with an error.", "allowReconnect": True}]
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert record.getMessage() == "Failed writing message. Aborting connection."
+    assert (vars(record)["event_id"], vars(record)["connection_id"]) == (6, client.connection_id)
+    assert record.exc_info
 
 
 @pytest.mark.row("B101")

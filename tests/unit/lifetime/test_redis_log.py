@@ -87,7 +87,6 @@ EVENTS: list[tuple[Callable[[], None], int, str, int, str]] = [
 ]
 
 
-@pytest.mark.row("S38")
 @pytest.mark.parametrize(("say", "number", "name", "level", "text"), EVENTS, ids=[event[2] for event in EVENTS])
 def test_events(
     caplog: pytest.LogCaptureFixture, say: Callable[[], None], number: int, name: str, level: int, text: str

@@ -397,11 +397,17 @@ async def test_unknown_action() -> None:
     """An action other than add and remove changes nothing and is acknowledged."""
     node = Node()
     async with node.run() as manager:
-        await node.connect("c1")
+        client = await node.connect("c1")
         node.deliver("Hub:internal:groups", command(5, 9))
         await node.backplane.published_count(1)
         assert decode_ack(node.backplane.published[0][1]) == 5
         assert not manager._table.has_group("g")
+        await manager.add_to_group("c1", "g")
+        node.deliver("Hub:internal:groups", command(6, 0))
+        await node.backplane.published_count(2)
+        await manager.send(GROUP, "m", [])
+        node.deliver(*node.backplane.published[-1])
+        assert len(client.received()) == 1, "a member is one still"
 
 
 async def test_command_that_cannot_be_carried_out(caplog: pytest.LogCaptureFixture) -> None:

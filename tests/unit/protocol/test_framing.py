@@ -94,7 +94,18 @@ def test_a_record_of_the_limit_that_is_unfinished_may_go_on() -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "prefix"), [(0, "00"), (15, "0f"), (127, "7f"), (128, "8001"), (208, "d001"), (5248, "8029")]
+    ("length", "prefix"),
+    [
+        (0, "00"),
+        (15, "0f"),
+        (127, "7f"),
+        (128, "8001"),
+        (208, "d001"),
+        (5248, "8029"),
+        (16_383, "ff7f"),
+        (16_384, "808001"),
+        (30_000, "b0ea01"),
+    ],
 )
 @pytest.mark.row("B82")
 def test_prefixes_of_one_to_three_bytes(length: int, prefix: str) -> None:

@@ -86,7 +86,7 @@ DEEP = '{"type":1,"target":"x","arguments":[' + "[" * 70 + "]" * 70 + "]}"
         ('{"type":8,"sequenceId":9223372036854775808}', BOUNDS.format(64), "FormatException"),
     ],
 )
-@pytest.mark.row("B72")
+@pytest.mark.row("B71", "B72")
 def test_faults_have_the_words_of_asp_net(body: str, text: str, error_type: str) -> None:
     """Each fault ends the connection with ASP.NET Core's text, read fast or exactly."""
     for read in (read_message, JsonHubProtocol().decode):

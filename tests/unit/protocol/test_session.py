@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from hubplane.options import HubOptions
 from hubplane.protocol.framing import frame
 from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
 from hubplane.protocol.json_protocol import JsonHubProtocol
-from hubplane.protocol.messages import HandshakeRequest, HubMessage, Invocation, Ping
+from hubplane.protocol.messages import HandshakeRequest, HubMessage, Invocation, Ping, Raw
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
 from hubplane.protocol.session import HubSession, SessionState, ping_bytes
 
@@ -217,6 +218,24 @@ def test_a_broken_prefix_ends_the_session() -> None:
         session.receive_data(prefix[cut:])
         assert session.failure is not None
         assert session.failure.error_type == "FormatException"
+
+
+@pytest.mark.parametrize(("size", "prefix"), [(100, 1), (1_000, 2), (30_000, 3)])
+@pytest.mark.row("B82")
+def test_prefixes_are_cut_anywhere(size: int, prefix: int) -> None:
+    """A call behind a length of one, two or three bytes is whole, though each of these bytes comes by itself."""
+    body = msgspec.msgpack.encode([1, {}, "1", "Echo", ["x" * size], []])
+    call = frame(body)
+    assert len(call) - len(body) == prefix
+    session = new_session(PACK)
+    for index in range(prefix):
+        assert session.receive_data(call[index : index + 1]) == []
+    assert session.receive_data(call[prefix:-1]) == []
+    (message,) = session.receive_data(call[-1:] + PACK_PING[:1])
+    assert isinstance(message, Invocation)
+    assert isinstance(message.arguments, Raw)
+    assert bytes(message.arguments) == msgspec.msgpack.encode(["x" * size])
+    assert kinds(session.receive_data(PACK_PING[1:])) == ["Ping"]
 
 
 @either

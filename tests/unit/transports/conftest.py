@@ -29,6 +29,7 @@ from hubplane.protocol.session import HubSession
 from hubplane.supervisor import Supervisor
 from hubplane.testing.fakes import FakeClock, SeededIds
 from hubplane.testing.recording import RecordingTransport
+from hubplane.transports.ownership import Ownership
 from hubplane.transports.registry import ConnectionRegistry
 from hubplane.transports.router import TransportRouter
 
@@ -189,6 +190,8 @@ class Hub:
             ids=SeededIds(),
             clock=self.clock,
             start_task=self.supervisor.start,
+            ownership=Ownership(lambda request, _: request.header("user")),
+            renew=lambda *_: None,
             stateful=self if stateful_reconnect else None,
         )
 
@@ -225,7 +228,7 @@ class Hub:
         """As `StatefulHub`."""
         return connection.request.user == request.user
 
-    def expires_at(self, request: ConnectionRequest) -> float | None:
+    def resumed(self, connection: StatefulConnection, request: ConnectionRequest) -> float | None:
         """As `StatefulHub`."""
         return None
 

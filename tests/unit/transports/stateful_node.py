@@ -20,6 +20,7 @@ from hubplane.lifetime.local import LocalHubLifetimeManager
 from hubplane.options import HubOptions, TransportOptions
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
+from hubplane.telemetry.base import NO_TELEMETRY, Telemetry
 from hubplane.testing.fakes import FakeClock, SeededIds
 from hubplane.testing.recording import RecordingTransport
 
@@ -57,6 +58,16 @@ class StatefulHub(Hub):
     async def whoami(self) -> list[str | None]:
         header = self.context.request.header("x-mark")
         return [self.context.connection_id, header]
+
+    async def role(self) -> object:
+        return self.context.user["role"]  # type: ignore[index]  # claims
+
+    async def slow_role(self) -> object:
+        await self.gate.wait()
+        return await self.role()
+
+    async def on_authentication_refreshed(self) -> None:
+        self.log.append(("login", await self.role()))
 
     async def count(self, items: int, size: int) -> AsyncIterator[str]:
         for number in range(items):
@@ -247,8 +258,15 @@ class Node:
 
 
 @asynccontextmanager
-async def node(*, grace: float = 5, options: HubOptions | None = None, **transport: Any) -> AsyncIterator[Node]:
-    """A running hub; keyword arguments are transport options."""
+async def node(
+    *,
+    grace: float = 5,
+    options: HubOptions | None = None,
+    settings: dict[str, Any] | None = None,
+    telemetry: Telemetry = NO_TELEMETRY,
+    **transport: Any,
+) -> AsyncIterator[Node]:
+    """A running hub; further keyword arguments are transport options."""
     farewell = asyncio.Event()
     farewell.set()
     hub_type = type("ThisHub", (StatefulHub,), {"log": [], "gate": asyncio.Event(), "farewell": farewell})
@@ -261,8 +279,9 @@ async def node(*, grace: float = 5, options: HubOptions | None = None, **transpo
         settings=HubSettings(
             options=options or HubOptions(),
             transport_options=TransportOptions(**{"allow_stateful_reconnects": True, **transport}),
+            **(settings or {}),
         ),
-        runtime=HubRuntime(protocols=protocols, cork=Cork(), clock=clock, ids=SeededIds()),
+        runtime=HubRuntime(protocols=protocols, cork=Cork(), clock=clock, ids=SeededIds(), telemetry=telemetry),
     )
     running = Node(endpoint, clock, hub_type)
     async with endpoint.run(grace=grace):

@@ -9,6 +9,7 @@ from typing import Any  # the stand-ins of the conftest
 
 import pytest
 
+from hubplane.connection.transport import OutboundBatch
 from hubplane.transports.server_sent_events import encode_event
 
 Running = Callable[..., Any]
@@ -29,6 +30,16 @@ OPENING = b":\r\n"
 def test_event(payload: bytes, event: bytes) -> None:
     """Each line of a payload has its own data field, however the lines end; a blank line ends the event."""
     assert encode_event(payload) == event
+
+
+@pytest.mark.row("B41")
+async def test_payload_of_several_lines(running: Running) -> None:
+    """A protocol whose messages have line breaks may use event streams: they arrive as one event of several lines."""
+    async with running() as live:
+        stream = await live.events()
+        live.entry.connection.transport.send(OutboundBatch(b"one\r\ntwo\nthree\x1e"))
+        await live.settle()
+        assert stream.stream == OPENING + b"data: one\r\ndata: two\r\ndata: three\x1e\r\n\r\n"
 
 
 @pytest.mark.row("B39")

@@ -148,3 +148,39 @@ async def test_post_behind_the_close_message(running: Running) -> None:
         assert (await live.post(note(1))).answer.outcome == OK
         assert ("gone", None) in live.log
         assert 1 not in live.log
+
+
+@pytest.mark.parametrize("how", ["leaves", "deletes", "never connects", "stops polling"])
+async def test_endless_body_of_a_connection_that_ends(running: Running, how: str) -> None:
+    """A POST whose body does not end gets 404 as soon as its connection ends, and so does the one behind it."""
+    async with running() as live:
+        if how != "never connects":
+            stream = await (live.events() if how == "leaves" else live.poll())
+        endless = await live.post()
+        endless.feed(HANDSHAKE + note(1), end=False)
+        behind = await live.post(note(2))
+        assert (endless.pending, behind.pending) == (True, True)
+        if how == "leaves":
+            stream.leave()
+        elif how == "deletes":
+            await live.begin("DELETE")
+        await live.settle()
+        if how in {"never connects", "stops polling"}:
+            await live.seconds(17)
+        assert endless.answer.outcome == behind.answer.outcome == GONE
+        assert endless.task.done()
+        assert len(live.endpoint.registry) == 0
+
+
+async def test_cancelled_post(running: Running) -> None:
+    """A server that cancels a POST leaves the connection and the POSTs behind it as they are."""
+    async with running() as live:
+        await live.polling()
+        endless = await live.post()
+        endless.feed(note(1), end=False)
+        behind = await live.post(note(2))
+        endless.task.cancel()
+        await live.settle()
+        assert endless.task.cancelled()
+        assert behind.answer.outcome == OK
+        assert live.log == [1, 2]

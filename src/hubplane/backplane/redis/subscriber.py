@@ -341,6 +341,8 @@ class Subscriber:
             else:
                 channel.left()
             if batch.position == len(batch.channels):
+                # A channel remembers its command for long; the command must not keep the others of its batch.
+                batch.channels = []
                 self._under_way.popleft()
                 self._pump()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import pytest
 
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.subscriber import Subscriber
+from hubplane.backplane.redis.wanted import Channel
 from hubplane.errors import BackplaneUnavailableError
 from hubplane.testing.fakes import FakeClock
 
@@ -160,6 +162,20 @@ async def test_opposite_wishes_of_one_turn_send_nothing(wire: Callable[[], Wire]
     redis.commands()
     await asyncio.gather(rig.subscriber.unsubscribe(["b"]), rig.subscriber.subscribe(["b"], keep=False))
     assert redis.commands() == []
+
+
+async def test_channels_are_not_kept_by_their_batch(wire: Callable[[], Wire]) -> None:
+    """Of the channels confirmed by one command those that nobody wants any more are gone, though one stays."""
+    rig, redis = Rig(), wire()
+    rig.subscriber.keep(["stays", *(f"goes {number}" for number in range(100))])
+    rig.subscriber.attach(redis.connection)
+    ((_, *asked),) = redis.commands()
+    redis.answer(b"subscribe", *asked)
+    dropping = await rig.drop(*(f"goes {number}" for number in range(100)))
+    redis.answer(b"unsubscribe", *asked[1:])
+    await dropping
+    gc.collect()
+    assert [one.name for one in gc.get_objects() if type(one) is Channel and one.name.startswith("goes")] == []
 
 
 async def test_messages_reach_wanted_channels_only(wire: Callable[[], Wire], caplog: pytest.LogCaptureFixture) -> None:
