@@ -188,6 +188,7 @@ async def false_sentinel(primary: Endpoint, epoch: int) -> AsyncIterator[int]:
         b"SUBSCRIBE": b"*3\r\n$9\r\nsubscribe\r\n$14\r\n+switch-master\r\n:1\r\n",
         b"HELLO": b"-ERR unknown command\r\n",
         b"PING": b"+PONG\r\n",
+        b"INFO": b"-ERR unknown command\r\n",
         b"CLIENT": b"+OK\r\n",
     }
     serving: set[asyncio.StreamWriter] = set()

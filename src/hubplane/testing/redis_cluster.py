@@ -25,8 +25,10 @@ class RedisCluster(RedisFleet):
         kind: Which server, as for `RedisServer`.
         node_timeout: Seconds after which a silent node counts as failing.
         arguments: More options of every server.
+        tls: Options that let every server speak TLS: certificate, key, authority; it does then on a second port.
 
     Attributes:
+        tls_ports: Those ports.
         servers: First the primaries as they were created, then the replicas.
 
     Raises:
@@ -41,10 +43,12 @@ class RedisCluster(RedisFleet):
         kind: RedisServerKind = "any",
         node_timeout: float = 1.0,
         arguments: Sequence[str] = (),
+        tls: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self._primaries = primaries
         self._buses: list[int] = []
+        self.tls_ports: list[int] = []
         for _ in range(primaries * (1 + replicas)):
             port, bus = fixed_port(self._ports), fixed_port(self._ports)
             options = ["--cluster-enabled", "yes", "--cluster-port", str(bus), *arguments]
@@ -52,6 +56,9 @@ class RedisCluster(RedisFleet):
             # An election waits for fresh replication, and a primary without a replica must not stop the others.
             options += ["--cluster-replica-validity-factor", "0", "--cluster-require-full-coverage", "no"]
             options += ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1"]
+            if tls:
+                self.tls_ports.append(fixed_port(self._ports))
+                options += ["--tls-cluster", "yes", "--tls-port", str(self.tls_ports[-1]), *tls]
             self.servers.append(RedisServer(kind=kind, port=port, arguments=options))
             self._buses.append(bus)
 

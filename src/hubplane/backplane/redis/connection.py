@@ -362,6 +362,7 @@ async def _greet_resp2(
             valkey = found.get("valkey_version")
             connection.server = found.get("server_name", "valkey" if valkey else "redis")
             connection.version = valkey or found.get("redis_version", "")
+            connection.mode = found.get("server_mode") or found.get("redis_mode", "")
 
 
 async def _credentials(options: RedisOptions) -> tuple[str | None, str | None]:

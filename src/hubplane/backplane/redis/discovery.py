@@ -136,6 +136,6 @@ async def is_cluster(connection: RedisConnection, options: RedisOptions) -> bool
         return connection.mode == "cluster"
     try:
         async with asyncio.timeout(options.connect_timeout):
-            return isinstance(await connection.call(command, "INFO"), bytes)
+            return isinstance(await connection.call(command, "NODES"), bytes)
     except TimeoutError as error:
         raise BackplaneUnavailableError(f"Redis at {connection.endpoint} does not answer CLUSTER.") from error

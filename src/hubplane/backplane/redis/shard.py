@@ -197,7 +197,9 @@ class Shard:
             self._server.look_at(connection)
         if self.hears and self.subscriber.is_answered:
             self.watch.works("subscription", self.endpoint)
-            self.watch.hears(self.subscriber.regained, all_of_them=True)
+            # Gaps are told by channel, wherever it is heard next: the placement knows.
+            self.subscriber.regained.clear()
+            self.watch.hears([], all_of_them=True)
 
 
 class _Watcher:
