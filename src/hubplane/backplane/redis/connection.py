@@ -309,7 +309,8 @@ async def _greet(connection: RedisConnection, options: RedisOptions) -> None:
                 for key in (b"role", b"server", b"version")
             )
         elif not isinstance(reply, ReplyError):
-            raise BackplaneUnavailableError(f"{hello} was answered with {str(reply)[:80]!r}; this is not Redis")
+            # Not shown: what echoes would show the password.
+            raise BackplaneUnavailableError(f"{hello} was answered with no map; this is not Redis")
         # A refused password stays refused; any other error may mean an old server, or one that forbids the command.
         elif options.protocol == 3 or str(reply).startswith("WRONGPASS"):
             raise _refused("HELLO", reply)
