@@ -337,13 +337,13 @@ async def test_parameters_of_a_filter_may_have_any_name(serve: Serve) -> None:
     """Filters are called by position."""
 
     class Own(HubFilter):
-        async def invoke_method(self, call: Any, proceed: Any) -> object:  # type: ignore[override]  # as users write
+        async def invoke_method(self, call: Any, proceed: Any) -> object:  # as users write
             return await proceed(call)
 
-        async def on_connected(self, it: Any, proceed: Any) -> None:  # type: ignore[override]
+        async def on_connected(self, it: Any, proceed: Any) -> None:
             await proceed(it)
 
-        async def on_disconnected(self, it: Any, why: Any, proceed: Any) -> None:  # type: ignore[override]
+        async def on_disconnected(self, it: Any, why: Any, proceed: Any) -> None:
             EVENTS.append("proceeds")
             await proceed(it, why)
 
