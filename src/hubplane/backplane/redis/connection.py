@@ -23,7 +23,14 @@ from hubplane.backplane.redis.resp import NOTHING, ProtocolError, PushNotificati
 from hubplane.backplane.redis.tls import make_tls_context
 from hubplane.errors import BackplaneAuthenticationError, BackplaneUnavailableError
 
-__all__ = ["RedisConnection", "RedisProtocolError", "describe_error", "open_connection", "unavailable"]
+__all__ = [
+    "RedisConnection",
+    "RedisProtocolError",
+    "describe_error",
+    "is_being_cancelled",
+    "open_connection",
+    "unavailable",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -207,6 +214,12 @@ def describe_error(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
+def is_being_cancelled(error: BaseException) -> bool:
+    """Whether this task is to end; else the application's code has awaited something that was cancelled."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
 def unavailable(text: str, cause: BaseException | None) -> BackplaneUnavailableError:
     """The error of a command that `cause` kept from being confirmed; of its own kind where the login was refused."""
     refused = isinstance(cause, BackplaneAuthenticationError)
@@ -359,8 +372,10 @@ async def _credentials(options: RedisOptions) -> tuple[str | None, str | None]:
         given: object = source() if callable(source) else source.get_credentials_async()
         if inspect.isawaitable(given):
             given = await given
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
         # Code of the application's, which may raise anything; unforeseen here, it would end all attempts to connect.
+        if is_being_cancelled(error):
+            raise
         logger.debug("The credential provider failed.", exc_info=error)
         text = f"the credential provider failed: {type(error).__name__}: {describe_error(error)}"
         raise BackplaneAuthenticationError(text) from error

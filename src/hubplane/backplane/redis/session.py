@@ -184,6 +184,8 @@ class RedisSession:
         if error is not None:
             self._lose(error)
             if self._sink is not None:
+                # The newest reason is the one to mend: a Redis that is back may refuse a login.
+                self._outage = error
                 self._watch.failed(name, error)
         self._check()
 
