@@ -200,7 +200,8 @@ def _environment(environ: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     names = {f"{PREFIX}{name.upper()}": name for name in _ALL}
     for variable, text in environ.items():
-        if not variable.startswith(PREFIX) or variable.startswith(HUB_PREFIX):
+        # Those of Redis are judged by who uses Redis; one of them is nearly the name of an option here.
+        if not variable.startswith(PREFIX) or variable.startswith((HUB_PREFIX, _REDIS_PREFIX)):
             continue
         if variable in names:
             name = names[variable]

@@ -12,20 +12,23 @@ import ssl
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any  # JSON of another process
+from typing import Any, Literal  # Any: JSON of another process
 
 import pytest
 import trustme
 
 from hubplane.backplane.redis.configuration import parse
-from hubplane.backplane.redis.options import RedisOptions
+from hubplane.backplane.redis.connection import open_connection
+from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.cli.examine import Examination
 from hubplane.cli.findings import Finding, Report
 from hubplane.clock import SystemClock
+from hubplane.errors import BackplaneUnavailableError
 from hubplane.ids import SystemIds
 from hubplane.lifetime.channels import HubChannels
 from hubplane.testing.backplane_contract import RecordingSink
@@ -342,6 +345,35 @@ async def test_wrong_login_is_said_and_not_shown(login: str) -> None:
         assert SECRET not in report.words() + report.json()
 
 
+@pytest.mark.parametrize("protocol", [2, 3])
+async def test_server_that_echoes_shows_no_password(protocol: Literal[2, 3]) -> None:
+    """Where the answer is what was sent, the login among it, nothing of the answer is shown."""
+
+    class Echo(asyncio.Protocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+            self.gone = asyncio.Event()
+            gone.append(self.gone)
+
+        def data_received(self, data: bytes) -> None:
+            self.transport.write(data)
+
+        def connection_lost(self, _: Exception | None) -> None:
+            self.gone.set()
+
+    gone: list[asyncio.Event] = []
+    async with await asyncio.get_running_loop().create_server(Echo, "127.0.0.1", 0) as echoing:
+        address = Endpoint("127.0.0.1", echoing.sockets[0].getsockname()[1])
+        report = await look(RedisOptions(endpoints=(address,), password=SECRET, protocol=protocol))
+        assert report.verdict == "failed"
+        assert SECRET not in report.words() + report.json()
+        with pytest.raises(BackplaneUnavailableError) as caught:
+            await open_connection(address, RedisOptions(password=SECRET, protocol=protocol))
+        assert SECRET not in "".join(traceback.format_exception(caught.value))
+        for event in gone:
+            await event.wait()
+
+
 async def test_several_addresses_each_have_their_say(server: RedisServer) -> None:
     """Of two addresses one may be dead; of two dead ones, both say why."""
     dead = closed_port()
@@ -565,3 +597,21 @@ def test_command_says_it_in_words_and_in_its_status(server: RedisServer) -> None
         assert done.returncode == status
         assert SECRET not in done.stdout + done.stderr
         assert done.stderr == ""
+
+
+def test_command_reads_the_variables_that_an_app_reads(server: RedisServer) -> None:
+    """What stands in the environment beside the address counts here as it does for a node: prefix and password."""
+    server.command("CONFIG", "SET", "requirepass", SECRET)
+    done = command(
+        "--json",
+        HUBPLANE_REDIS=server.configuration,
+        HUBPLANE_REDIS_CHANNEL_PREFIX="MyApp",
+        HUBPLANE_REDIS_PASSWORD=SECRET,
+        HUBPLANE_REDIS_CONNECT_TIMEOUT="4.5",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads(done.stdout)["target"].endswith("channel prefix 'MyApp'")
+    assert SECRET not in done.stdout
+    wrong = command(HUBPLANE_REDIS=server.configuration, HUBPLANE_REDIS_CHANNEL_PREFI="MyApp")
+    assert (wrong.returncode, wrong.stdout) == (1, "")
+    assert "CHANNEL_PREFIX" in wrong.stderr

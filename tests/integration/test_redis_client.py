@@ -363,3 +363,59 @@ async def test_unusable_client_of_a_factory_is_closed(server: RedisServer) -> No
         async with asyncio.timeout(PATIENCE):
             while b"name=tunnel" in server.command("CLIENT", "LIST"):  # type: ignore[operator]  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("asked", ["credential provider", "connection factory"])
+async def test_what_the_application_awaited_was_cancelled(server: RedisServer, asked: str) -> None:
+    """A provider or factory that awaits something cancelled has failed, is asked again, and the node heals."""
+    token: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    token.cancel()
+    cancelled = True
+
+    async def provide() -> tuple[str]:
+        if cancelled:
+            await token
+        return ("",)
+
+    async def make(_: LogAdapter) -> Redis:
+        if cancelled:
+            await token
+        return client_of(server)
+
+    if asked == "credential provider":
+        server.command("ACL", "SETUSER", "default", "nopass")
+        endpoint = Endpoint(server.host, server.port)
+        node = RedisBackplane(RedisOptions(endpoints=(endpoint,), credential_provider=provide, retry_max=0.05))
+    else:
+        node = RedisBackplane(RedisOptions(retry_max=0.05), source=ClientSource(factory=make))
+    sink = RecordingSink()
+    async with node.run(sink):
+        await sink.event("lost")
+        assert f"he {asked} failed: CancelledError" in str(sink.errors[0])
+        cancelled = False
+        await sink.event("restored")
+
+
+async def test_health_tells_the_newest_reason(server: RedisServer) -> None:
+    """A Redis that comes back and refuses the login is not reported as one that has closed a connection."""
+    endpoint = Endpoint(server.host, server.port)
+    password: list[str] = []
+
+    def credentials() -> tuple[str, ...]:
+        if not password:
+            raise LookupError("the vault is sealed")
+        return ("default", password[0])
+
+    server.command("CONFIG", "SET", "requirepass", "pw")
+    node = RedisBackplane(RedisOptions(endpoints=(endpoint,), credential_provider=credentials, retry_max=0.05))  # type: ignore[arg-type]  # one or two
+    sink = RecordingSink()
+    async with node.run(sink):
+        await sink.event("lost")
+        assert "the vault is sealed" in node.health().error
+        password.append("wrong")
+        async with asyncio.timeout(PATIENCE):
+            while "WRONGPASS" not in node.health().error:  # noqa: ASYNC110 - an attempt tells nobody
+                await asyncio.sleep(0.01)
+        password[0] = "pw"
+        await sink.event("restored")
+        assert node.health().error == ""

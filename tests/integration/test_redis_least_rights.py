@@ -25,7 +25,7 @@ from hubplane.testing.redis_server import RedisServer
 
 JSON = JsonHubProtocol()
 # What docs/how-to/redis.md names. AUTH and HELLO come before any user is known, and cannot be forbidden.
-RULE = ("+subscribe", "+unsubscribe", "+publish", "+pubsub", "+ping", "+client")
+RULE = ("+subscribe", "+unsubscribe", "+publish", "+pubsub|numsub", "+ping", "+client")
 
 
 @pytest.fixture(params=["valkey", "redis"])

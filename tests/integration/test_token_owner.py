@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any  # JSON
+from typing import Any  # JSON, claims
 
 import httpx
 import jwt
@@ -64,7 +64,7 @@ def token(name: str, *, seconds: float = 600, **claims: object) -> str:
     return jwt.encode({"sub": name, "exp": time.time() + seconds, **claims}, KEY)
 
 
-def login(name: str | None, **claims: object) -> dict[str, str]:
+def login(name: str | None, **claims: Any) -> dict[str, str]:
     """Headers of a fresh login; None for nobody."""
     return {} if name is None else {"authorization": f"Bearer {token(name, **claims)}"}
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hubplane.asgi.app import HubApp
+from hubplane.backplane.redis.options import RedisOptions
 from hubplane.configuration import layered, load
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.hub import Hub
@@ -247,3 +249,11 @@ def test_one_string_is_no_list_of_origins() -> None:
     """A string would count as a list of letters."""
     with pytest.raises(ConfigurationError, match="not one string"):
         TransportOptions(allowed_origins="https://app.example")  # type: ignore[arg-type]  # the mistake
+
+
+def test_variables_of_redis_are_no_misspelled_options() -> None:
+    """Each option of `RedisOptions` can stand in a variable, also where its name is nearly that of another option."""
+    names = [f"HUBPLANE_REDIS_{each.name.upper()}" for each in fields(RedisOptions)]
+    assert "HUBPLANE_REDIS_CONNECT_TIMEOUT" in names
+    found = load(dict.fromkeys(names, "1"))
+    assert len(found.redis_environment) == len(names)

@@ -80,7 +80,7 @@ class HubApp:
 
     Raises:
         ConfigurationError: The Redis configuration is wrong, the extra ``hubplane[redis]`` is missing, the file or the
-            environment has a mistake, or `telemetry` is none.
+            environment has a mistake, or `telemetry` is no `Telemetry`.
     """
 
     def __init__(  # noqa: PLR0913 - settings, by name
@@ -245,8 +245,8 @@ class HubApp:
                 wins over them.
 
         Raises:
-            ConfigurationError: There is a Redis already, the app runs, a context was handed out, or the configuration
-                is wrong.
+            ConfigurationError: There is a Redis already, the app runs, a context was handed out, the configuration is
+                wrong, or the extra ``hubplane[redis]`` is missing.
         """
         if self._redis_in_code:
             raise ConfigurationError("There is a Redis already: it is given once, to HubApp or to add_redis.")
@@ -329,11 +329,14 @@ class HubApp:
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
         """Run the app while inside: for ``FastAPI(lifespan=hubs.lifespan)``, or ``async with hubs.lifespan():``.
 
-        Entering never waits for Redis: clients are served, and what needs Redis works once it is there.
+        Entering does not wait for Redis, unless `RedisOptions.abort_on_connect_fail` is set: clients are served, and
+        what needs Redis works once it is there. Leaving tells clients to come back, and gives what they have under way
+        `shutdown_timeout` seconds.
 
         Raises:
             ConfigurationError: The app is already running, or the file is about a hub or a Redis that there
                 is not.
+            BackplaneUnavailableError: Only with `RedisOptions.abort_on_connect_fail`: Redis was not there.
         """
         if self._running:
             raise ConfigurationError("This HubApp is already running: its lifespan has been entered twice.")

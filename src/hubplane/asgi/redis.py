@@ -17,7 +17,7 @@ from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.configuration import Configuration
 from hubplane.errors import ConfigurationError
 
-__all__ = ["make_redis_backplane"]
+__all__ = ["make_redis_backplane", "options_of_environment"]
 
 _DEFAULTS = {
     each.name: each.default if each.default is not MISSING else MISSING for each in fields(RedisOptions) if each.init
@@ -69,11 +69,7 @@ def make_redis_backplane(
         if source is not None:
             raise ConfigurationError("A Redis client and a connection_factory exclude each other. Keep one.")
         source = ClientSource(factory=connection_factory)
-    in_file = _read(around.redis_file, f"{around.source}: redis.", refuse=True)
-    in_environment = _read(around.redis_environment, "HUBPLANE_REDIS_", refuse=False)
-    found = _layered(found, in_file, over=not (in_code or around.redis_in_environment))
-    found = _layered(found, in_environment, over=not in_code) if in_environment else found
-    found = replace(found, **_known(options or {}))
+    found = replace(_surrounded(found, around, in_code=in_code), **_known(options or {}))
     if configure is not None:
         configured: object = configure(found)
         if not isinstance(configured, RedisOptions):
@@ -82,6 +78,26 @@ def make_redis_backplane(
             )
         found = configured
     return RedisBackplane(found, handlers=_with_hubs(handlers or RedisHandlers(), hub_names), source=source)
+
+
+def options_of_environment(around: Configuration) -> RedisOptions:
+    """The options of a node whose code names none.
+
+    Args:
+        around: The environment and the file.
+
+    Raises:
+        ConfigurationError: Something of it is wrong.
+    """
+    found = RedisOptions() if around.redis is None else parse(around.redis)
+    return _surrounded(found, around, in_code=False)
+
+
+def _surrounded(options: RedisOptions, around: Configuration, *, in_code: bool) -> RedisOptions:
+    in_file = _read(around.redis_file, f"{around.source}: redis.", refuse=True)
+    in_environment = _read(around.redis_environment, "HUBPLANE_REDIS_", refuse=False)
+    found = _layered(options, in_file, over=not (in_code or around.redis_in_environment))
+    return _layered(found, in_environment, over=not in_code) if in_environment else found
 
 
 def _layered(options: RedisOptions, layer: Mapping[str, Any], *, over: bool) -> RedisOptions:

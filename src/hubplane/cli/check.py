@@ -71,7 +71,7 @@ def check(
         os.environ["HUBPLANE_REDIS"] = redis
     names = list(hubs)
     if app is None:
-        options = _parse(redis or "")
+        options = _options_around()
     else:
         found = _hub_app(app, factory=factory, app_dir=app_dir)
         options = _options_of(found, app)
@@ -82,10 +82,12 @@ def check(
     sys.exit(report.verdict == "failed" or (strict and report.verdict == "warning"))
 
 
-def _parse(redis: str) -> RedisOptions:
-    from hubplane.backplane.redis.configuration import parse
+def _options_around() -> RedisOptions:
+    """Those of an app that leaves them to the environment, where ``HUBPLANE_REDIS_...`` may hold the password."""
+    from hubplane.asgi.redis import options_of_environment
+    from hubplane.configuration import load
 
-    return parse(redis)
+    return options_of_environment(load(os.environ))
 
 
 def _hub_app(target: str, *, factory: bool, app_dir: str) -> HubApp:

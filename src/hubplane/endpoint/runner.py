@@ -19,7 +19,7 @@ from hubplane.connection.transport import CloseReason
 from hubplane.errors import HandshakeError, HubException, wire_error_name
 from hubplane.hubs.dispatcher import HubDispatcher
 from hubplane.lifetime.base import HubLifetimeManager
-from hubplane.protocol.handshake import HANDSHAKE_SUCCESS, encode_handshake_error
+from hubplane.protocol.handshake import HANDSHAKE_FAILED, HANDSHAKE_SUCCESS, encode_handshake_error
 from hubplane.protocol.messages import Close, HandshakeRequest, HubMessage, Invocation, Ping, StreamItem
 from hubplane.supervisor import Supervisor
 
@@ -136,6 +136,9 @@ class ConnectionRunner:
             if failure is None:
                 connection.close_transport(CloseReason.NORMAL)
                 return False
+        if failure is None:
+            connection.inbox.pop(0)
+            failure = self._identify()
         if failure is not None:
             logger.debug("Failed connection handshake: %s", failure, extra={"connection_id": connection.connection_id})
             connection.end(failure, allow_reconnect=False)
@@ -145,13 +148,21 @@ class ConnectionRunner:
                 connection.write_last(encode_handshake_error(answer + detail))
             connection.close_transport(CloseReason.NORMAL)
             return False
-        connection.inbox.pop(0)
-        connection.user_identifier = self._user_id(connection)
         # It leaves at the end of the turn, framed as the protocol demands; with stateful reconnect counting begins
         # behind it.
         connection.write(HANDSHAKE_SUCCESS)
         connection.handshake_done()
         return True
+
+    def _identify(self) -> HandshakeError | None:
+        """Ask whose the connection is; what the application's answer fails with is the handshake's failure."""
+        connection = self._connection
+        try:
+            connection.user_identifier = self._user_id(connection)
+        except Exception as error:
+            logger.exception("The user id provider failed.", extra={"connection_id": connection.connection_id})
+            return HandshakeError(HANDSHAKE_FAILED, str(error), error_type=type(error).__name__)
+        return None
 
     def _tells_detail(self, failure: HandshakeError | Exception) -> bool:
         return self._detailed_errors and isinstance(failure, HandshakeError) and failure.detail != failure.answer

@@ -167,7 +167,10 @@ class _Run(NamedTuple):
 
     async def _call(self, function: Callable[..., Any]) -> Any:
         call = partial(function, **{each.name: await self.value(each) for each in _parameters(function)})
-        code = function if inspect.isroutine(function) or isinstance(function, type) else type(function).__call__
+        plain = function
+        while isinstance(plain, partial):
+            plain = plain.func
+        code = plain if inspect.isroutine(plain) or isinstance(plain, type) else type(plain).__call__
         code = inspect.unwrap(code)
         if isinstance(function, type):
             return call()

@@ -15,7 +15,8 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from typing import Any, TypeAlias, TypeVar, cast  # Any: the arguments of the application's own constructors
+from types import TracebackType
+from typing import Any, Literal, TypeAlias, TypeVar, cast  # Any: the arguments of the application's own constructors
 
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.call import HubCall
@@ -45,13 +46,20 @@ functions run on the event loop.
 
 
 class CallResources(AsyncExitStack):
-    """What is closed when a stream has ended.
+    """What is closed when a call, or a stream, has ended. A failed call stays one, whatever a resource swallows.
 
     Attributes:
         failure: What the stream has raised, answered already; its resources are to see it.
     """
 
     failure: BaseException | None = None
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[False]:
+        """Close everything."""
+        await super().__aexit__(kind, error, traceback)
+        return False
 
     async def close(self) -> Exception | None:
         """Close everything; the exception of that, if it is a new one."""
@@ -99,7 +107,11 @@ async def open_made(made: object, kind: type[T], resources: AsyncExitStack) -> T
     Raises:
         TypeError: There is none in it.
     """
+    given: object = None
     while not isinstance(made, kind):
+        if made is given:  # a context manager, such as a file, that is what it gives
+            break
+        given = made
         if isinstance(made, AsyncGenerator):
             made = await resources.enter_async_context(_yielding(made))
         elif isinstance(made, Generator):
@@ -111,9 +123,11 @@ async def open_made(made: object, kind: type[T], resources: AsyncExitStack) -> T
         elif inspect.isawaitable(made):
             made = await made
         else:
-            what = "hub" if kind is Hub else "filter"
-            raise TypeError(f"The {what} factory made {type(made).__name__}, which is no {what}.")
-    return made
+            break
+    else:
+        return made
+    what = "hub" if kind is Hub else "filter"
+    raise TypeError(f"The {what} factory made {type(made).__name__}, which is no {what}.")
 
 
 def _yielding(generator: AsyncGenerator[object, None]) -> AbstractAsyncContextManager[object]:

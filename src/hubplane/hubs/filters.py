@@ -5,9 +5,9 @@ Source: signalr-server sections 5.3, 5.10 and 5.11.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, AsyncExitStack, asynccontextmanager
-from functools import partial
 from typing import Any, TypeAlias  # what a filter's factory makes may be wrapped in many ways
 
 from hubplane.errors import ConfigurationError
@@ -129,14 +129,21 @@ class _MadeFilter(HubFilter):
     @asynccontextmanager
     async def _filter(self, hub: Hub) -> Any:
         call = hub._hub_call  # noqa: SLF001 - the pipeline has bound it
+        before = dict(call.solved or {})
         async with AsyncExitStack() as resources:
+            # What is closed here is made anew for who comes later, because a filter outside may try a call again.
+            resources.callback(lambda: setattr(call, "solved", before))
             if self._dependencies is not None:
                 if call.solved is None:
                     call.solved = {}
                 context = caller_context(call.site)
                 made = self.factory(**await self._dependencies.solve(context, call.solved, resources))
             elif self._make is not None:
-                made = await open_made(self._make(call), HubFilter, resources)
+                given = self._make(call)
+                made = await open_made(given, HubFilter, resources)
+                if made is not given and not inspect.isawaitable(given):
+                    yield made  # what it came out of has entered it, or chose not to
+                    return
             if isinstance(made, AbstractAsyncContextManager):
                 await resources.enter_async_context(made)
             elif isinstance(made, AbstractContextManager):
@@ -191,19 +198,40 @@ def invocation_chain(filters: Sequence[HubFilter], innermost: NextInvocation) ->
     """The filters around `innermost`, built once; None when there is nothing around it."""
     chain = innermost
     for each in _overriding(filters, "invoke_method"):
-        chain = partial(each.invoke_method, next_=chain)
+        chain = _before_call(each.invoke_method, chain)
     return None if chain is innermost else chain
 
 
 def connected_chain(filters: Sequence[HubFilter], innermost: NextConnected) -> NextConnected:
     """The filters around the hub's `on_connected`."""
     for each in _overriding(filters, "on_connected"):
-        innermost = partial(each.on_connected, next_=innermost)
+        innermost = _before_connected(each.on_connected, innermost)
     return innermost
 
 
 def disconnected_chain(filters: Sequence[HubFilter], innermost: NextDisconnected) -> NextDisconnected:
     """The filters around the hub's `on_disconnected`."""
     for each in _overriding(filters, "on_disconnected"):
-        innermost = partial(each.on_disconnected, next_=innermost)
+        innermost = _before_disconnected(each.on_disconnected, innermost)
     return innermost
+
+
+# By position, for filters may call their parameters as they like.
+
+
+def _before_call(
+    hook: Callable[[HubInvocationContext, NextInvocation], Awaitable[object]], next_: NextInvocation
+) -> NextInvocation:
+    return lambda invocation: hook(invocation, next_)
+
+
+def _before_connected(
+    hook: Callable[[HubLifetimeContext, NextConnected], Awaitable[None]], next_: NextConnected
+) -> NextConnected:
+    return lambda lifetime: hook(lifetime, next_)
+
+
+def _before_disconnected(
+    hook: Callable[[HubLifetimeContext, Exception | None, NextDisconnected], Awaitable[None]], next_: NextDisconnected
+) -> NextDisconnected:
+    return lambda lifetime, error: hook(lifetime, error, next_)

@@ -15,7 +15,7 @@ from hubplane.hubs.authorization import AuthorizationContext, is_allowed
 from hubplane.hubs.call import HubCall
 from hubplane.hubs.context import caller_context
 from hubplane.hubs.depends import Dependencies
-from hubplane.hubs.factories import HubFactory, open_made, per_call
+from hubplane.hubs.factories import CallResources, HubFactory, open_made, per_call
 from hubplane.hubs.filters import (
     AuthorizeHook,
     HubFilter,
@@ -129,10 +129,10 @@ class HubPipeline:
             made = self._make(call)
             if isinstance(made, Hub):  # nearly always, and there is nothing to close
                 return await self._run_on(_bound(made, call), call, method, message, None)
-            async with AsyncExitStack() as resources:
+            async with CallResources() as resources:
                 hub = _bound(await open_made(made, Hub, resources), call)
                 return await self._run_on(hub, call, method, message, None)
-        async with AsyncExitStack() as resources:
+        async with CallResources() as resources:
             return await self._run_on(await self.hub(call, resources), call, method, message, resources)
 
     async def _run_on(
@@ -198,7 +198,7 @@ class HubPipeline:
     async def connected(self, call: HubCall) -> None:
         """Run the hub's `on_connected`, if it has one."""
         if self._has_connected:
-            async with AsyncExitStack() as resources:
+            async with CallResources() as resources:
                 context = HubLifetimeContext(await self.hub(call, resources))
                 if self._spans is not None:
                     resources.enter_context(self._spans.connected())
@@ -207,7 +207,7 @@ class HubPipeline:
     async def refreshed(self, call: HubCall) -> None:
         """Run the hub's `on_authentication_refreshed`, if it has one."""
         if self._has_refreshed:
-            async with AsyncExitStack() as resources:
+            async with CallResources() as resources:
                 callback = (await self.hub(call, resources)).on_authentication_refreshed
                 if self._spans is not None:
                     resources.enter_context(self._spans.authentication_refreshed(call.site))
@@ -216,7 +216,7 @@ class HubPipeline:
     async def disconnected(self, call: HubCall, error: Exception | None) -> None:
         """Run the hub's `on_disconnected`, if it has one."""
         if self._has_disconnected:
-            async with AsyncExitStack() as resources:
+            async with CallResources() as resources:
                 context = HubLifetimeContext(await self.hub(call, resources))
                 if self._spans is not None:
                     resources.enter_context(self._spans.disconnected(call.site))

@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 _DOUBTS = (0.05, 0.2, 0.5)
 """Seconds between looks for a connection that seems to be nowhere."""
+_LOOK_AGAIN = 0.5
+"""Seconds until the next look for one that was there, while its node does not acknowledge."""
 
 
 class Membership:
@@ -153,24 +155,38 @@ class Membership:
             self._acks.forget(command_id)
 
     async def _doubt(self, connection_id: str, group: str, acknowledged: asyncio.Future[None]) -> None:
-        """Return when the command was acknowledged, or the connection is known to be somewhere.
+        """Return when the command has its outcome, or nobody can say where the connection is.
 
-        The original waits 30 s or more for an id that exists nowhere. Each node subscribes the ids it serves, so the
-        broker can be asked; more than once, because a client knows its id a moment before its node has subscribed it.
+        The original waits 30 s or more for an id that exists nowhere, and for one that leaves, with its node or alone,
+        just when it is spoken of. Each node subscribes the ids it serves, so the broker can be asked; more than once,
+        because a client knows its id a moment before its node has subscribed it.
 
         Raises:
-            AckTimeoutError: No node has the connection.
+            AckTimeoutError: No node has the connection, or none any more.
+            BackplaneUnavailableError: The broker did not answer the first look.
         """
         where = self._channels.connection(connection_id)
-        for delay in _DOUBTS:
-            counts = await self._line.backplane.count_subscribers((where,))
-            if counts is None or counts.get(where, 0) > 0 or acknowledged.done():
+        was_there = False
+        missed = 0
+        while missed < len(_DOUBTS):
+            try:
+                counts = await self._line.backplane.count_subscribers((where,))
+            except BackplaneError:
+                if not was_there:
+                    raise
+                counts = {where: 1}  # nobody can be counted while the broker is away
+            if counts is None or acknowledged.done():
                 return
+            if counts.get(where, 0) > 0:
+                was_there, missed, delay = True, 0, _LOOK_AGAIN
+            else:
+                delay = _DOUBTS[missed]
+                missed += 1
             await asyncio.wait((acknowledged,), timeout=delay)
-        if not acknowledged.done():
-            raise AckTimeoutError(
-                connection_id, group, f"Connection '{connection_id}' does not exist on any node; its groups stay."
-            )
+            if acknowledged.done():
+                return
+        how = "is served by no node any more" if was_there else "does not exist on any node; its groups stay"
+        raise AckTimeoutError(connection_id, group, f"Connection '{connection_id}' {how}.")
 
     def on_ack(self, _name: str, payload: bytes) -> None:
         """A node has carried out a command of this one."""

@@ -17,6 +17,7 @@ from hubplane.protocol.messages import HandshakeRequest
 
 __all__ = [
     "HANDSHAKE_CANCELED",
+    "HANDSHAKE_FAILED",
     "HANDSHAKE_SUCCESS",
     "encode_handshake_error",
     "encode_handshake_request",
@@ -33,7 +34,8 @@ HANDSHAKE_CANCELED: Final = "Handshake was canceled."
 
 _USUAL_LENGTH = 64
 
-_UNEXPECTED = "An unexpected error occurred during connection handshake."
+HANDSHAKE_FAILED: Final = "An unexpected error occurred during connection handshake."
+"""What clients read about what has no better words."""
 
 
 def encode_handshake_request(request: HandshakeRequest) -> bytes:
@@ -71,9 +73,9 @@ def _parse(body: bytes) -> HandshakeRequest:
                 f"Missing required property '{name}'. Message content: {body.decode(errors='replace')}"
             )
     except RemoteProtocolError as fault:
-        raise HandshakeError(_UNEXPECTED, fault.detail, error_type=fault.error_type) from fault
+        raise HandshakeError(HANDSHAKE_FAILED, fault.detail, error_type=fault.error_type) from fault
     except RecursionError:
-        raise HandshakeError(_UNEXPECTED, "The JSON is nested too deeply.") from None
+        raise HandshakeError(HANDSHAKE_FAILED, "The JSON is nested too deeply.") from None
     return HandshakeRequest(protocol, version)
 
 

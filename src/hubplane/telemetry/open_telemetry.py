@@ -240,8 +240,12 @@ class _OtelSpan(Span):
         self._token: Token[Context] | None = None
 
     def __enter__(self) -> Self:
-        self._span, context = self._tracing.start(*self._arguments)
-        self._token = self._tracing.enter(context)
+        try:
+            self._span, context = self._tracing.start(*self._arguments)
+            self._token = self._tracing.enter(context)
+        except Exception:
+            # Samplers, propagators and processors may be the application's; no call may fail because of them.
+            logger.exception("A span could not be started.")
         return self
 
     def __exit__(
@@ -250,6 +254,10 @@ class _OtelSpan(Span):
         if self._token is not None:
             self._tracing.leave(self._token)
         if self._span is not None:
-            if error is not None:
-                self._tracing.fail(self._span, error)
-            self._span.end()
+            try:
+                if error is not None:
+                    self._tracing.fail(self._span, error)
+                self._span.end()
+            except Exception:
+                # As above.
+                logger.exception("A span could not be ended.")

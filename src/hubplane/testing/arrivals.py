@@ -40,15 +40,20 @@ class Arrivals:
 
     def add(self, call: ServerCall) -> bool:
         """Give `call` to the first who waits for it, or keep it; False when too many are kept already."""
+        if self._given(call):
+            return True
+        if len(self.calls) >= _LIMIT:
+            return False
+        self.calls.append(call)
+        return True
+
+    def _given(self, call: ServerCall) -> bool:
         for position, (wants, waiter) in enumerate(self._waiting):
             if not waiter.done() and wants(call):
                 del self._waiting[position]
                 waiter.set_result(call)
                 return True
-        if len(self.calls) >= _LIMIT:
-            return False
-        self.calls.append(call)
-        return True
+        return False
 
     def end(self, why: str) -> None:
         """Nothing comes any more: whoever waits learns why."""
@@ -80,7 +85,14 @@ class Arrivals:
         try:
             async with asyncio.timeout(timeout):
                 return await waiter
+        except asyncio.CancelledError:
+            # It came in the very turn in which nobody wanted it any more.
+            if _has_result(waiter) and not self._given(waiter.result()):
+                self.calls.insert(0, waiter.result())
+            raise
         except TimeoutError:
+            if _has_result(waiter):
+                return waiter.result()
             text = f"{wanted} within {timeout:g} s. {self._told(target, others())}"
             raise NothingArrivedError(text) from None
         except ConnectionClosedError as error:
@@ -95,6 +107,10 @@ class Arrivals:
         if near := next((call.target for call in self.calls if call.target.lower() == target.lower()), None):
             told.append(f"Names are compared exactly: it is {near!r}.")
         return " ".join([*told, *others])
+
+
+def _has_result(waiter: asyncio.Future[ServerCall]) -> bool:
+    return waiter.done() and not waiter.cancelled() and waiter.exception() is None
 
 
 def shown(items: Sequence[str]) -> str:

@@ -186,11 +186,16 @@ class ClientConnection:
 
     # -- sending ------------------------------------------------------------------------------------------------
 
-    async def send(self, message: HubMessage) -> None:
-        """Send one message.
+    async def send(self, message: HubMessage, *, timeout: float | None = None) -> None:
+        """Send one message, as soon as the application takes it.
+
+        Args:
+            message: What to send.
+            timeout: Seconds to wait; None for as long as the connection lasts.
 
         Raises:
             ConnectionClosedError: The connection has ended, or never began.
+            NothingArrivedError: The application took nothing in time.
             TypeError, ValueError, OverflowError: The message cannot be written in this protocol.
         """
         socket = self._socket
@@ -198,9 +203,14 @@ class ClientConnection:
             raise self.closed_error()
         data = self._protocol.encode(message)
         try:
-            await socket.send(data.decode() if self._protocol.transfer_format is TransferFormat.TEXT else data)
+            async with asyncio.timeout(timeout):
+                await socket.send(data.decode() if self._protocol.transfer_format is TransferFormat.TEXT else data)
         except ConnectionResetError:
             raise self.closed_error() from None
+        except TimeoutError:
+            raise NothingArrivedError(
+                f"The application has taken no message of this client for {timeout:g} s: it is busy with those before."
+            ) from None
 
     def closed_error(self) -> ConnectionClosedError:
         """What to raise when the connection has ended."""

@@ -279,10 +279,11 @@ class HubClient:
 
         Raises:
             ConnectionClosedError: The connection has ended.
+            NothingArrivedError: The application took nothing for `timeout` seconds.
         """
         connection = self._current()
         _, plain, uploads = connection.numbered(arguments)
-        await connection.send(Invocation(target, plain, None, tuple(uploads)))
+        await connection.send(Invocation(target, plain, None, tuple(uploads)), timeout=self.timeout)
         connection.start_uploads(uploads)
 
     @overload
@@ -305,12 +306,18 @@ class HubClient:
 
         async def start(stream: ClientStream[Any]) -> None:
             connection.streams[invocation_id] = (stream, decode)
-            await connection.send(StreamInvocation(invocation_id, target, plain, tuple(uploads)))
+            try:
+                call = StreamInvocation(invocation_id, target, plain, tuple(uploads))
+                await connection.send(call, timeout=self.timeout)
+            except BaseException:
+                connection.streams.pop(invocation_id, None)
+                stream.end(None)
+                raise
             connection.start_uploads(uploads)
 
         async def cancel() -> None:
             if connection.end is None:
-                await connection.send(CancelInvocation(invocation_id))
+                await connection.send(CancelInvocation(invocation_id), timeout=self.timeout)
 
         return ClientStream(target, timeout=self.timeout, start=start, cancel=cancel, room=connection.room)
 
@@ -319,7 +326,7 @@ class HubClient:
 
         The client sends none by itself.
         """
-        await self._current().send(Ping())
+        await self._current().send(Ping(), timeout=self.timeout)
 
     # -- being called -------------------------------------------------------------------------------------------
 

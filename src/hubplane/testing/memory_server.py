@@ -320,7 +320,6 @@ class _HttpRequest:
             self.answer.set_exception(error or ConnectError("The application returned without an answer."))
             self.answer.exception()  # whoever waits gets it; nobody has to
         else:
-            headers = {
-                name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self._start["headers"]
-            }
+            fields = self._start.get("headers", ())
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in fields}
             self.answer.set_result(MemoryResponse(self._start["status"], headers, b"".join(self._parts)))

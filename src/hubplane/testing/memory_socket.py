@@ -123,7 +123,8 @@ class MemoryWebSocket:
             self._open(MemoryResponse(403))
             self._end(message.get("code", 1000))
         elif kind == "websocket.http.response.start":
-            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in message["headers"]}
+            fields = message.get("headers", ())
+            headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in fields}
             self._refusal = MemoryResponse(message["status"], headers)
         elif kind == "websocket.http.response.body" and self._refusal is not None:
             refusal = self._refusal

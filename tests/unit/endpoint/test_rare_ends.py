@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from typing import Any  # settings by name
 
 import pytest
 
@@ -41,7 +42,9 @@ class FullTable(LocalHubLifetimeManager):
         raise MemoryError("no place")
 
 
-def make(lifetime: type[LocalHubLifetimeManager] = LocalHubLifetimeManager) -> HubEndpoint:
+def make(
+    lifetime: type[LocalHubLifetimeManager] = LocalHubLifetimeManager, *, detailed: bool = False, **settings: Any
+) -> HubEndpoint:
     """An endpoint of SlowHub."""
     runtime = HubRuntime(protocols=(JsonHubProtocol(),), cork=Cork(), clock=FakeClock(), ids=SeededIds())
     SlowHub.gate = asyncio.Event()
@@ -49,7 +52,9 @@ def make(lifetime: type[LocalHubLifetimeManager] = LocalHubLifetimeManager) -> H
         SlowHub,
         "SlowHub",
         lifetime=lifetime(protocols=runtime.protocols, ids=runtime.ids),
-        settings=HubSettings(options=HubOptions(), transport_options=TransportOptions()),
+        settings=HubSettings(
+            options=HubOptions(enable_detailed_errors=detailed), transport_options=TransportOptions(), **settings
+        ),
         runtime=runtime,
     )
 
@@ -82,6 +87,26 @@ async def test_no_place_in_the_table(caplog: pytest.LogCaptureFixture) -> None:
         assert endpoint.connections() == ()
     assert "Error when processing requests." in caplog.text
     assert "MemoryError: no place" in caplog.text
+
+
+@pytest.mark.parametrize("detailed", [True, False])
+async def test_nobody_knows_whose_it_is(detailed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A user id provider that fails is logged; the client reads that its handshake failed, and more only if allowed."""
+
+    def broken(connection: HubConnection) -> str | None:
+        raise LookupError("no such user")
+
+    endpoint = make(detailed=detailed, user_id=broken)
+    async with endpoint.run(grace=1):
+        connection, transport, task = connect(endpoint)
+        await task
+        details = " LookupError: no such user" if detailed else ""
+        answer = {"error": f"An unexpected error occurred during connection handshake.{details}"}
+        assert transport.sent == json.dumps(answer, separators=(",", ":")).encode() + b"\x1e"
+        assert transport.closed is CloseReason.NORMAL
+        assert connection.ended
+        assert endpoint.connections() == ()
+    assert "LookupError: no such user" in caplog.text
 
 
 async def test_a_goodbye_that_outlives_the_shutdown(caplog: pytest.LogCaptureFixture) -> None:

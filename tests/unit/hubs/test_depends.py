@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Annotated, Any
 
 import pytest
@@ -392,3 +393,89 @@ def test_other_mistakes_are_named() -> None:
     with pytest.raises(ConfigurationError, match=r"dependencies of .*Hidden cannot be read: name 'Missing'"):
         Dependencies.of(Hidden)
     assert Dependencies.of(Hub) is None
+
+
+async def test_what_a_dependency_swallows_has_failed_all_the_same(serve: Serve) -> None:
+    """A client is never told of success because a generator keeps the method's exception to itself."""
+
+    async def forgiving() -> AsyncIterator[int]:
+        try:
+            yield 1
+        except HubException:
+            EVENTS.append("forgiven")
+
+    class SternHub(Hub):
+        async def on_connected(self) -> None:
+            EVENTS.append("connected")
+
+        async def fail(self, one: int = Depends(forgiving)) -> int:
+            raise HubException(f"no {one}")
+
+        async def stream(self, one: int = Depends(forgiving)) -> AsyncIterator[int]:
+            yield one
+            raise HubException("no more")
+
+    async with serve(SternHub) as server:
+        client = await server.connect()
+        assert (await client.invoke("Fail"))["error"].endswith("HubException: no 1")
+        client.stream("Stream")
+        assert (await client.receive_many(2))[1]["error"].endswith("HubException: no more")
+        assert EVENTS == ["connected", "forgiven", "forgiven"]
+
+
+async def test_a_partial_function_is_what_it_wraps(serve: Serve) -> None:
+    """Of a `functools.partial` of a generator the call gets what it yields, and it is closed."""
+
+    async def opened(name: str) -> AsyncIterator[str]:
+        EVENTS.append(f"open {name}")
+        yield name
+        EVENTS.append(f"close {name}")
+
+    def opened_plainly(name: str) -> Iterator[str]:
+        yield name
+        EVENTS.append(f"close {name}")
+
+    class PartialHub(Hub):
+        async def look(
+            self,
+            one: str = Depends(partial(opened, "one")),
+            two: str = Depends(partial(partial(opened_plainly), "two")),
+        ) -> str:
+            return one + two
+
+    async with serve(PartialHub) as server:
+        client = await server.connect()
+        assert (await client.invoke("Look"))["result"] == "onetwo"
+        assert EVENTS == ["open one", "close two", "close one"]
+
+
+async def test_a_call_that_a_filter_tries_again_gets_open_resources(serve: Serve) -> None:
+    """What the dependencies of an inner filter have closed is opened anew, not taken from the first attempt."""
+
+    async def opened() -> AsyncIterator[Session]:
+        session = Session()
+        EVENTS.append("open")
+        yield session
+        EVENTS.append("close")
+
+    class Again(HubFilter):
+        async def invoke_method(self, invocation: HubInvocationContext, next_: NextInvocation) -> object:
+            await next_(invocation)
+            return await next_(invocation)
+
+    class Inner(HubFilter):
+        def __init__(self, session: Session = Depends(opened)) -> None:  # noqa: B008 - FastAPI's way
+            self.session = session
+
+        async def invoke_method(self, invocation: HubInvocationContext, next_: NextInvocation) -> object:
+            EVENTS.append("use")
+            return await next_(invocation)
+
+    class ToldHub(Hub):
+        async def look(self) -> str:
+            return "seen"
+
+    async with serve(ToldHub, filters=[Again(), Inner]) as server:
+        client = await server.connect()
+        assert (await client.invoke("Look"))["result"] == "seen"
+        assert EVENTS == ["open", "use", "close"] * 2

@@ -331,3 +331,38 @@ async def test_what_makes_no_filter_is_refused(serve: Serve) -> None:
         client = server.open()
         await client.gone()
         assert "which is no filter" in client.received()[-1]["error"]
+
+
+async def test_parameters_of_a_filter_may_have_any_name(serve: Serve) -> None:
+    """Filters are called by position."""
+
+    class Own(HubFilter):
+        async def invoke_method(self, call: Any, proceed: Any) -> object:  # as users write
+            return await proceed(call)
+
+        async def on_connected(self, it: Any, proceed: Any) -> None:
+            await proceed(it)
+
+        async def on_disconnected(self, it: Any, why: Any, proceed: Any) -> None:
+            EVENTS.append("proceeds")
+            await proceed(it, why)
+
+    async with serve(Filtered, filters=[Own()]) as server:
+        client = await server.connect()
+        assert (await client.invoke("Add", 1, 2))["result"] == 3
+        await client.leave()
+        assert EVENTS == ["hub connected", "add", "proceeds", "hub disconnected"]
+
+
+async def test_a_filter_that_its_factory_has_entered_is_not_entered_again(serve: Serve) -> None:
+    """Who yields a filter out of an ``async with`` has entered it."""
+
+    async def made() -> AsyncIterator[Managed]:
+        async with Managed() as managed:
+            yield managed
+
+    async with serve(Filtered, filters=[made]) as server:
+        client = await server.connect()
+        EVENTS.clear()
+        await client.invoke("Add", 1, 2)
+        assert EVENTS.count("enter") == EVENTS.count("leave None") == 1

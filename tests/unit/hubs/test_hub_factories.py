@@ -182,3 +182,38 @@ async def test_a_factory_that_makes_no_hub_fails_the_call(serve: Serve) -> None:
         assert (await client.invoke("Use"))["error"].endswith("TypeError: The hub factory made int, which is no hub.")
         client.stream("Count")
         assert "NoneType, which is no hub" in (await client.receive())["error"]
+
+
+@pytest.mark.parametrize("enters", ["__enter__", "__aenter__"])
+async def test_a_manager_that_gives_itself_is_no_hub(serve: Serve, enters: str) -> None:
+    """What a context manager such as a file or a lock gives is itself: it is entered once, left, and named."""
+
+    async def entered(self: Any) -> Any:
+        EVENTS.append("enter")
+        return self
+
+    async def left(self: Any, *_: object) -> None:
+        EVENTS.append("leave")
+
+    def entered_plainly(self: Any) -> Any:
+        EVENTS.append("enter")
+        return self
+
+    def left_plainly(self: Any, *_: object) -> None:
+        EVENTS.append("leave")
+
+    methods = (
+        {"__aenter__": entered, "__aexit__": left}
+        if enters == "__aenter__"
+        else {"__enter__": entered_plainly, "__exit__": left_plainly}
+    )
+    made = type("Thing", (), methods)
+
+    def thing() -> Any:
+        return made()
+
+    async with serve(NeedyHub, hub_factory=thing, enable_detailed_errors=True) as server:
+        client = server.open()
+        await client.gone()
+        assert "The hub factory made Thing, which is no hub." in client.received()[-1]["error"]
+        assert EVENTS == ["enter", "leave"]

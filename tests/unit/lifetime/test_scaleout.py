@@ -18,7 +18,7 @@ from hubplane.errors import (
 )
 from hubplane.lifetime.audience import ALL, Audience, AudienceKind
 from hubplane.lifetime.base import HubLifetimeManager
-from hubplane.lifetime.envelope import GroupCommand, decode_ack, encode_group_command
+from hubplane.lifetime.envelope import GroupCommand, decode_ack, encode_ack, encode_group_command
 from hubplane.lifetime.routes import BackplaneRoutes
 from hubplane.lifetime.scaleout import ScaleoutHubLifetimeManager
 from hubplane.protocol.json_protocol import JsonHubProtocol
@@ -340,6 +340,31 @@ async def test_remote_command_times_out() -> None:
         node.clock.advance(30)
         manager.tick(node.clock.monotonic())
         with pytest.raises(AckTimeoutError, match="No node acknowledged within 30 s"):
+            await call
+
+
+async def test_remote_command_to_one_who_leaves() -> None:
+    """A command whose connection leaves before its node has carried it out fails as soon as nobody serves it."""
+    node = Node()
+    async with node.run() as manager:
+        call = node.callers.start(manager.add_to_group("elsewhere", "g"), "join")
+        await node.backplane.counted_count(1)
+        node.backplane.default_count = 0
+        async with asyncio.timeout(10):
+            with pytest.raises(AckTimeoutError, match="'elsewhere' is served by no node any more"):
+                await call
+
+
+async def test_remote_command_over_an_outage() -> None:
+    """That the broker cannot be asked again does not end a command that waits for its acknowledgement."""
+    node = Node()
+    async with node.run() as manager:
+        call = node.callers.start(manager.add_to_group("elsewhere", "g"), "join")
+        await node.backplane.counted_count(1)
+        node.backplane.refusal = AWAY
+        await node.backplane.counted_count(2)
+        node.deliver("Hub:internal:ack:a-node-1", encode_ack(1))
+        async with asyncio.timeout(10):
             await call
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import AsyncIterator
 from contextvars import copy_context
 from typing import Any
 
@@ -10,12 +11,13 @@ import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, NumberDataPoint
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from hubplane.asgi.app import HubApp
 from hubplane.errors import ConfigurationError, HubException
+from hubplane.hubs.hub import Hub
 from hubplane.telemetry.base import (
     BACKPLANE_CONNECTED,
     BACKPLANE_PUBLISHED,
@@ -25,6 +27,7 @@ from hubplane.telemetry.base import (
     Telemetry,
 )
 from hubplane.telemetry.open_telemetry import OpenTelemetry
+from hubplane.testing import HubClient
 
 PARENT = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "tracestate": "a=b"}
 
@@ -198,3 +201,44 @@ def test_nothing_is_told_by_default() -> None:
         telemetry.observe(BACKPLANE_CONNECTED, lambda: 1)()
         with telemetry.span(SpanKind.INVOCATION, "H", "M"):
             assert trace.get_current_span() is trace.INVALID_SPAN
+
+
+class BrokenProcessor(SpanProcessor):
+    """Raises when a span begins, or ends."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self.where == "start":
+            raise RuntimeError("on_start")
+
+    def on_end(self, span: Any) -> None:
+        if self.where == "end":
+            raise RuntimeError("on_end")
+
+
+class TracedHub(Hub):
+    """Two kinds of methods."""
+
+    async def double(self, number: int) -> int:
+        return number * 2
+
+    async def count(self, to: int) -> AsyncIterator[int]:
+        for number in range(to):
+            yield number
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+async def test_a_broken_processor_harms_no_call(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Connections, calls and streams go on when the application's span processor raises; the log has its traceback."""
+    tracers = TracerProvider()
+    tracers.add_span_processor(BrokenProcessor(where))
+    hubs = HubApp(telemetry=OpenTelemetry(tracer_provider=tracers))
+    hubs.add_hub("/hub", TracedHub)
+    async with HubClient(hubs, "/hub") as client:
+        assert await client.invoke("Double", 4) == 8
+        assert [item async for item in client.stream("Count", 2)] == [0, 1]
+        assert not trace.get_current_span().get_span_context().is_valid
+    assert {record.getMessage() for record in caplog.records} == {f"A span could not be {where}ed."}
+    assert all(record.exc_info for record in caplog.records)

@@ -24,7 +24,16 @@ from hubplane import (
     authorize,
 )
 from hubplane.errors import BindingError
-from hubplane.testing import ConnectError, ConnectionEnd, FakeClock, HubClient, MemoryServer, NothingArrivedError
+from hubplane.testing import (
+    ConnectError,
+    ConnectionEnd,
+    FakeClock,
+    HubClient,
+    MemoryServer,
+    NothingArrivedError,
+    ServerCall,
+)
+from hubplane.testing.arrivals import Arrivals
 
 Make = Callable[..., HubApp]
 
@@ -540,3 +549,63 @@ async def test_failures_of_methods_are_logged(make_app: Make, caplog: pytest.Log
     record = next(record for record in caplog.records if record.levelno == logging.ERROR)
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "secret"
+
+
+# -- misuse -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_stream_of_a_client_that_has_gone_ends_at_once(make_app: Make) -> None:
+    """A stream that could not begin says why, and then is over: nothing waits for a server that was never asked."""
+    async with HubClient(make_app(), "/chat", timeout=60) as client:
+        await client.close()
+        stream = client.stream("Count", 3)
+        with pytest.raises(ConnectionClosedError):
+            await anext(stream)
+        async with asyncio.timeout(5):
+            assert [item async for item in stream] == []
+            await stream.aclose()
+
+
+async def test_a_call_that_arrives_as_its_taker_gives_up_is_not_lost() -> None:
+    """It goes to the next who waits for it, or waits to be taken."""
+    arrivals = Arrivals()
+    first, second = (asyncio.ensure_future(arrivals.take("News", 60, list)) for _ in range(2))
+    await asyncio.sleep(0)
+    arrivals.add(ServerCall("News", [1]))
+    first.cancel()
+    assert await second == ServerCall("News", [1])
+    third = asyncio.ensure_future(arrivals.take("News", 60, list))
+    await asyncio.sleep(0)
+    arrivals.add(ServerCall("News", [2]))
+    third.cancel()
+    await asyncio.wait([first, third])
+    assert arrivals.calls == [ServerCall("News", [2])]
+
+
+async def test_an_application_that_takes_nothing_is_named() -> None:
+    """A client that sends more than the application reads says so after its timeout, and does not hang."""
+
+    async def deaf(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "websocket":
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        await send({"type": "websocket.send", "text": "{}\x1e"})
+        await gone.wait()
+
+    gone = asyncio.Event()
+    async with MemoryServer(deaf) as server:
+        client = server.client("/", skip_negotiation=True, timeout=0.1)
+        await client.connect()
+
+        async def flood() -> None:
+            for _ in range(100):
+                await client.send("Say", "hi")
+
+        with pytest.raises(NothingArrivedError, match=r"taken no message of this client for 0\.1 s"):
+            await flood()
+        with pytest.raises(NothingArrivedError, match="taken no message"):
+            await client.ping()
+        gone.set()
+        await client.drop()

@@ -224,3 +224,18 @@ async def test_an_error_of_the_application_surfaces() -> None:
     with pytest.raises(LookupError, match="after the hub"):
         async with HubClient(app, "/chat") as client:
             await client.ping()
+
+
+async def test_an_answer_may_have_no_headers() -> None:
+    """ASGI lets an application leave them out, of an answer and of a refused WebSocket alike."""
+
+    async def bare(scope: Any, _receive: Any, send: Any) -> None:
+        kind = "websocket.http.response" if scope["type"] == "websocket" else "http.response"
+        await send({"type": f"{kind}.start", "status": 401})
+        await send({"type": f"{kind}.body"})
+
+    async with MemoryServer(bare) as server:
+        assert (await server.http("GET", "/")).status == 401
+        refusal = await server.websocket("/").opened()
+        assert refusal is not None
+        assert refusal.status == 401

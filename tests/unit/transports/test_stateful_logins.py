@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any  # claims
+from typing import Any  # claims, options
 
 import pytest
 from tests.unit.transports.stateful_node import Node, Socket, node
 
 from hubplane.connection.hub_connection import HubConnection
+from hubplane.connection.transport import CloseReason
 from hubplane.endpoint.refresh import AuthenticationRefreshContext
 from hubplane.telemetry.base import DROPPED_CONNECTIONS, Telemetry
 
-REFRESH = {"enable_authentication_refresh": True, "close_on_authentication_expiration": True}
+REFRESH: dict[str, Any] = {"enable_authentication_refresh": True, "close_on_authentication_expiration": True}
 
 
 def claims(role: str, until: float, name: str = "ann") -> dict[str, object]:
@@ -239,7 +240,10 @@ async def test_a_user_id_provider_that_fails(moment: str) -> None:
         else:
             socket.send({"protocol": "json", "version": 2})
             await running.settle()
-            assert socket.transport.aborted
+            assert socket.messages == [{"error": "An unexpected error occurred during connection handshake."}]
+            assert socket.transport.closed is CloseReason.NORMAL
+            socket.close()
+            await running.settle()
         assert len(running.endpoint.registry) == 0
         assert running.endpoint.connections() == ()
 

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias  # a connection's settings are what its constructor took
 
-from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection
+from hubplane.backplane.redis.connection import RedisConnection, describe_error, is_being_cancelled, open_connection
 from hubplane.backplane.redis.events import RedisConnectionError, RedisFailure
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.errors import ConfigurationError
@@ -65,8 +65,10 @@ class ClientSource:
         try:
             async with asyncio.timeout(options.connect_timeout):
                 settings, is_sentinel = await _settings(client, options)
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             # The library's and the application's code: discovery, certificates, classes of their own.
+            if is_being_cancelled(error):
+                raise
             text = f"The Redis client does not say where to connect: {_described(error)}."
             raise RedisConnectionError(text, endpoint=None, failure=RedisFailure.UNABLE_TO_CONNECT) from error
         connection = await open_connection(settings.addresses[0], settings)
@@ -104,8 +106,10 @@ class ClientSource:
                 await _close(made)
                 raise
             self._made, failure = made, None
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             # The application's code, which may raise anything; unforeseen here, it would end all attempts.
+            if is_being_cancelled(error):
+                raise
             text = f"The connection factory failed: {_described(error)}."
             failure = RedisConnectionError(text, endpoint=None, failure=RedisFailure.INTERNAL_FAILURE)
             failure.__cause__ = error
@@ -186,5 +190,5 @@ async def _settings(client: RedisClient, base: RedisOptions) -> tuple[RedisOptio
     return settings, sentinels is not None
 
 
-def _described(error: Exception) -> str:
+def _described(error: BaseException) -> str:
     return f"{type(error).__name__}: {describe_error(error)}"

@@ -225,6 +225,8 @@ class ClusterSession:
             if self._failures == 1:
                 logger.warning("%s", error)
             self._lose(error)
+            if self.outage is not None:
+                self.outage = error
             if self._view is None and self._sink is not None:
                 self._watch.not_found(error)
         finally:
@@ -306,6 +308,9 @@ class ClusterSession:
     def _changed(self, shard: Shard, error: BackplaneUnavailableError | None) -> None:
         if self._sink is None or shard in self._retired:
             return
+        if error is not None and self.outage is not None:
+            # The newest reason is the one to mend: a server that is back may refuse a login.
+            self.outage = error
         self._turned(error)
 
     def _turned(self, error: BackplaneUnavailableError | None) -> None:

@@ -65,9 +65,9 @@ def parse(text: str, *, ignore_unknown: bool = False) -> RedisOptions:
 def _parse_url(text: str, *, ignore_unknown: bool) -> StackExchangeConfiguration:
     try:
         parts = urlsplit(text)
-    except ValueError as error:
-        # Its text may hold the whole authority, password included.
-        raise ConfigurationError("The Redis URL is malformed: its address cannot be read.") from error
+    except ValueError:
+        # Its text may hold the whole authority, password included; as a cause it would stand in every traceback.
+        raise ConfigurationError("The Redis URL is malformed: its address cannot be read.") from None
     found = StackExchangeConfiguration()
     scheme = parts.scheme.lower()
     login, _, addresses = parts.netloc.rpartition("@")

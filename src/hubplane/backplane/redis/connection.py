@@ -23,7 +23,15 @@ from hubplane.backplane.redis.resp import NOTHING, ProtocolError, PushNotificati
 from hubplane.backplane.redis.tls import make_tls_context
 from hubplane.errors import BackplaneAuthenticationError, BackplaneUnavailableError
 
-__all__ = ["RedisConnection", "RedisProtocolError", "describe_error", "not_reached", "open_connection", "unavailable"]
+__all__ = [
+    "RedisConnection",
+    "RedisProtocolError",
+    "describe_error",
+    "is_being_cancelled",
+    "not_reached",
+    "open_connection",
+    "unavailable",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -209,6 +217,12 @@ def describe_error(error: BaseException) -> str:
     return str(error).rstrip(".") or type(error).__name__
 
 
+def is_being_cancelled(error: BaseException) -> bool:
+    """Whether this task is to end; else the application's code has awaited something that was cancelled."""
+    task = asyncio.current_task()
+    return isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling() > 0)
+
+
 def unavailable(text: str, cause: BaseException | None) -> BackplaneUnavailableError:
     """The error of a command that `cause` kept from being confirmed; of its own kind where the login was refused."""
     refused = isinstance(cause, BackplaneAuthenticationError)
@@ -324,7 +338,8 @@ async def _greet(connection: RedisConnection, options: RedisOptions) -> None:
                 for key in (b"role", b"mode", b"server", b"version")
             )
         elif not isinstance(reply, ReplyError):
-            raise BackplaneUnavailableError(f"{hello} was answered with {str(reply)[:80]!r}; this is not Redis")
+            # Not shown: what echoes would show the password.
+            raise BackplaneUnavailableError(f"{hello} was answered with no map; this is not Redis")
         # A refused password stays refused; any other error may mean an old server, or one that forbids the command.
         elif options.protocol == 3 or str(reply).startswith("WRONGPASS"):
             raise _refused("HELLO", reply)
@@ -374,8 +389,10 @@ async def _credentials(options: RedisOptions) -> tuple[str | None, str | None]:
         given: object = source() if callable(source) else source.get_credentials_async()
         if inspect.isawaitable(given):
             given = await given
-    except Exception as error:
+    except (Exception, asyncio.CancelledError) as error:
         # Code of the application's, which may raise anything; unforeseen here, it would end all attempts to connect.
+        if is_being_cancelled(error):
+            raise
         logger.debug("The credential provider failed.", exc_info=error)
         text = f"the credential provider failed: {type(error).__name__}: {describe_error(error)}"
         raise BackplaneAuthenticationError(text) from error

@@ -5,6 +5,7 @@ Source: redis-backplane sections 3.14 and 6.5 (S42, S44, S50).
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections import deque
@@ -201,8 +202,10 @@ class RedisEventQueue:
                     result = handler(event)
                     if inspect.isawaitable(result):
                         await result
-                except Exception:
+                except (Exception, asyncio.CancelledError):
                     # The application's own code; neither Redis nor the next event may pay for it.
+                    if (task := asyncio.current_task()) is not None and task.cancelling():
+                        raise
                     logger.exception("A handler of %s failed.", type(event).__name__)
                 if self._dropped:
                     logger.error("%d Redis events were dropped.", self._dropped)

@@ -41,6 +41,9 @@ class CredentialProvider(Protocol):
 
 CredentialSource: TypeAlias = CredentialProvider | Callable[[], Credentials | Awaitable[Credentials]]
 
+_TLS_VERSIONS = ("Tls", "Tls11", "Tls12", "Tls13")
+# What a StackExchange.Redis string may hold, too; nothing comes of it.
+_NO_TLS_VERSIONS = ("None", "Ssl2", "Ssl3")
 _DEFAULT_PORT = 6379
 _DEFAULT_TLS_PORT = 6380
 _DEFAULT_SENTINEL_PORT = 26379
@@ -206,6 +209,10 @@ class RedisOptions:
             raise ConfigurationError("Sentinels are reached over TCP: RedisOptions.endpoints names a unix socket.")
 
     def _check_security(self) -> None:
+        if unknown := [name for name in self.tls_versions if name not in (*_TLS_VERSIONS, *_NO_TLS_VERSIONS)]:
+            raise ConfigurationError(
+                f"RedisOptions.tls_versions knows no {unknown[0]!r}. There are: {', '.join(_TLS_VERSIONS)}."
+            )
         if self.tls and not self.tls_host and any(endpoint.path for endpoint in self.endpoints):
             raise ConfigurationError(
                 "TLS over a unix socket needs RedisOptions.tls_host (sslHost), the name in the certificate."

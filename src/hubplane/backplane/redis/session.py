@@ -226,6 +226,8 @@ class RedisSession:
         if error is not None:
             self._lose(error)
             if self._sink is not None:
+                # The newest reason is the one to mend: a Redis that is back may refuse a login.
+                self.outage = error
                 self.watch.failed(name, error)
         self._check()
 

@@ -117,3 +117,37 @@ async def test_queue_works_again_after_it_was_empty() -> None:
 def test_moments_are_utc() -> None:
     """Times are dates with a zone."""
     assert moment(0.0) == datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("ends", [RuntimeError("no"), asyncio.CancelledError()])
+async def test_handler_that_fails_keeps_nothing_back(ends: BaseException, caplog: pytest.LogCaptureFixture) -> None:
+    """An exception is logged, also that of something cancelled which the handler awaited; the next event follows."""
+    told: list[object] = []
+
+    async def fail(_: RedisConnectionFailed) -> None:
+        raise ends
+
+    queue = RedisEventQueue(RedisHandlers(on_connection_failed=fail, on_connection_restored=told.append))
+    queue.put(FAILED)
+    queue.put(RESTORED)
+    await queue.close()
+    assert told == [RESTORED]
+    assert [record.getMessage() for record in caplog.records] == ["A handler of RedisConnectionFailed failed."]
+
+
+async def test_handler_that_never_returns_is_cancelled_at_the_end(caplog: pytest.LogCaptureFixture) -> None:
+    """Closing gives it a second; then it is cancelled, which is no failure."""
+    ended: list[str] = []
+
+    async def hang(_: RedisConnectionFailed) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("cancelled")
+
+    queue = RedisEventQueue(RedisHandlers(on_connection_failed=hang, on_connection_restored=lambda _: None))
+    queue.put(FAILED)
+    queue.put(RESTORED)
+    await queue.close()
+    assert ended == ["cancelled"]
+    assert caplog.records == []

@@ -72,6 +72,10 @@ def test_endpoint_as_text(endpoint: Endpoint, text: str) -> None:
         ({"liveness_interval": -1}, "liveness_interval"),
         ({"protocol": 4}, "protocol"),
         ({"backlog": "drop"}, "backlog"),
+        (
+            {"tls_versions": ("Tls12", "TLSv1.3")},
+            "tls_versions knows no 'TLSv1.3'. There are: Tls, Tls11, Tls12, Tls13.",
+        ),
     ],
 )
 def test_wrong_value_is_named(wrong: dict[str, Any], named: str) -> None:
