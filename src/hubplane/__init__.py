@@ -6,7 +6,7 @@ from hubplane.asgi.app import HubApp
 from hubplane.options import HttpTransportType, HubOptions, TransportOptions
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.events import RedisConnectionFailed, RedisConnectionRestored, RedisFailure, RedisGap
-from hubplane.backplane.redis.health import RedisHealth
+from hubplane.backplane.redis.health import RedisHealth, RedisServerHealth
 from hubplane.hubs.context import HubCallerContext, HubContext
 from hubplane.hubs.clients import ClientProxy, HubCallerClients, HubClients, SingleClientProxy
 from hubplane.hubs.groups import GroupManager
@@ -50,6 +50,7 @@ __all__ = [
     "RedisGap",
     "RedisFailure",
     "RedisHealth",
+    "RedisServerHealth",
     # What hub methods and other code hold in their hands
     "HubCallerContext",
     "HubContext",

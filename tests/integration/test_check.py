@@ -23,7 +23,7 @@ import trustme
 
 from hubplane.backplane.redis.configuration import parse
 from hubplane.backplane.redis.connection import open_connection
-from hubplane.backplane.redis.options import Endpoint, RedisOptions
+from hubplane.backplane.redis.options import Endpoint, RedisMode, RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.cli.examine import Examination
 from hubplane.cli.findings import Finding, Report
@@ -32,6 +32,7 @@ from hubplane.errors import BackplaneUnavailableError
 from hubplane.ids import SystemIds
 from hubplane.lifetime.channels import HubChannels
 from hubplane.testing.backplane_contract import RecordingSink
+from hubplane.testing.redis_cluster import RedisCluster
 from hubplane.testing.redis_server import RedisServer
 
 HERE = Path(__file__).parent
@@ -430,7 +431,9 @@ async def test_cluster_is_recognised() -> None:
             while b"cluster_state:ok" not in server.command("CLUSTER", "INFO"):  # type: ignore[operator]  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
         report = await look(parse(server.configuration))
-        assert found(report, "topology").text == "A Cluster of 1 primaries, in order."
+        where = f"{server.host}:{server.port}"
+        text = found(report, "topology").text
+        assert text == f"A Cluster of 1 primaries, in order. Primaries: {where}. Replicas: none."
         assert report.verdict == "ok"
 
 
@@ -466,7 +469,7 @@ async def test_messages_cross_the_bus_of_a_cluster() -> None:
                 await node.subscribe(["Chat:all", "Chat:internal:groups", f"Chat:internal:ack:web_{number}"])
             report = await look(parse(one.configuration))
         assert report.verdict == "ok"
-        assert found(report, "topology").text == "A Cluster of 2 primaries, in order."
+        assert found(report, "topology").text.startswith("A Cluster of 2 primaries, in order. Primaries: ")
         paths: Any = found(report, "loop-back").data["paths"]
         assert [path["kind"] for path in paths[7:]] == [f"messages from 127.0.0.1:{two.port} to 127.0.0.1:{one.port}"]
         assert all(path["works"] for path in paths)
@@ -615,3 +618,37 @@ def test_command_reads_the_variables_that_an_app_reads(server: RedisServer) -> N
     wrong = command(HUBPLANE_REDIS=server.configuration, HUBPLANE_REDIS_CHANNEL_PREFI="MyApp")
     assert (wrong.returncode, wrong.stdout) == (1, "")
     assert "CHANNEL_PREFIX" in wrong.stderr
+
+
+@pytest.mark.parametrize("mode", ["compat", "sharded"])
+async def test_cluster_is_walked(mode: RedisMode) -> None:
+    """From any one node, a replica too, all primaries are found and tried; rights are those of the mode."""
+    with RedisCluster(primaries=2, replicas=1, kind="redis") as cluster:
+        options = replace(parse(cluster.servers[3].configuration), mode=mode, channel_prefix="MyApp:")
+        report = await look(options)
+        assert report.verdict == "ok", report.words()
+        text = found(report, "topology").text
+        primaries, replicas = text.partition("Primaries: ")[2].split(" Replicas: ")
+        assert [str(server.port) in primaries for server in cluster.servers] == [True, True, False, False]
+        assert [str(server.port) in replicas for server in cluster.servers] == [False, False, True, True]
+        paths: Any = found(report, "loop-back").data["paths"]
+        where = [f"{server.host}:{server.port}" for server in cluster.servers[:2]]
+        kinds = {path["kind"] for path in paths}
+        if mode == "sharded":
+            assert {f"messages at {name}" for name in where} <= kinds
+        else:
+            assert f"messages from {where[1]} to {where[0]}" in kinds
+        node = RedisBackplane(options)
+        async with node.run(RecordingSink()):
+            await node.subscribe(["Chat:all", "Chat:internal:groups", "Chat:internal:ack:web_0"])
+            hubs: Any = found(await look(options), "nodes").data["hubs"]
+            assert [(hub["nodes"], hub["deaf"], hub["names"]) for hub in hubs] == [(1, 0, ["web_0"])]
+        for server in cluster.servers:
+            server.command(
+                "ACL", "SETUSER", "few", "reset", "on", ">pw", "resetchannels", "&MyApp:*", "+ping", "+hello"
+            )
+        report = await look(replace(options, user="few", password="pw"))
+        assert report.verdict == "failed"
+        words = report.words()
+        assert "+cluster|nodes" in words
+        assert ("+ssubscribe" if mode == "sharded" else "+subscribe") in words

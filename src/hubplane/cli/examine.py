@@ -9,7 +9,9 @@ from dataclasses import replace
 
 from hubplane.backplane.redis.diagnosis import Listener, who_listens
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
-from hubplane.backplane.redis.probe import LoopPath, Probe, Refusal
+from hubplane.backplane.redis.probe import LoopPath, LoopResult, Probe, Refusal
+from hubplane.backplane.redis.sentinel import sentinel_login
+from hubplane.backplane.redis.slots import ClusterView, read_view, slot_of
 from hubplane.cli.findings import Finding, Report, Verdict
 from hubplane.cli.judging import (
     judge_access,
@@ -35,6 +37,7 @@ _ROUND_TRIPS = 20
 _LOOKS = 3
 _BETWEEN_LOOKS = 1.0
 _UNKNOWN_HUB = "Hubplane.Check"
+_LARGEST_SEARCH = 1_000_000
 
 # Each begins with what was found there and ends with what to do, so that it stands behind "Cannot connect ...".
 _HINTS: dict[Listener, str] = {
@@ -68,6 +71,7 @@ class Examination:
         self._clock = clock
         self._ids = ids
         self._seconds = seconds
+        self._view: ClusterView | None = None
         prefix = options.channel_prefix
         where = ", ".join(map(str, options.addresses))
         self._report = Report(f"Redis at {where}, " + (f"channel prefix {prefix!r}" if prefix else "no channel prefix"))
@@ -137,11 +141,7 @@ class Examination:
         """What the Sentinels call the primary."""
         options = self._options
         name = options.service_name or ""
-        login = replace(
-            options,
-            user=options.sentinel_user or options.user,
-            password=options.password if options.sentinel_password is None else options.sentinel_password,
-        )
+        login = sentinel_login(options)
         told: dict[Endpoint, None] = {}
         for address in options.addresses:
             try:
@@ -171,22 +171,35 @@ class Examination:
 
     async def _primaries(self, probe: Probe, stack: AsyncExitStack) -> list[Probe]:
         """In a Cluster each primary counts its own subscribers only, so all are asked."""
-        reply = await probe.ask("CLUSTER", "NODES")
-        text = reply.decode() if isinstance(reply, bytes) else ""
-        probes = [probe]
-        for line in text.splitlines():
-            words = line.split()
-            flags = words[2].split(",") if len(words) > 2 else []
-            if "master" not in flags or {"myself", "fail", "noaddr"} & set(flags):
+        view = await self._look(probe)
+        if view is None or not view.primaries:
+            return [probe]
+        self._view = view
+        probes: list[Probe] = []
+        for node in view.primaries:
+            if node.endpoint == probe.connection.endpoint:
+                probes.append(probe)
                 continue
-            host, _, port = words[1].partition("@")[0].rpartition(":")
             try:
-                other = await stack.enter_async_context(self._open(Endpoint(host, int(port)), self._options))
+                probes.append(await stack.enter_async_context(self._open(node.endpoint, self._options)))
             except BackplaneUnavailableError as error:
                 self._report.add(Finding("topology", "warning", f"A primary of the Cluster: {error}"))
-            else:
-                probes.append(other)
-        return probes
+        return probes or [probe]
+
+    async def _look(self, probe: Probe) -> ClusterView | None:
+        """What a node of a Cluster says of the others; None where it is no Cluster, or is not to be taken for one."""
+        if self._options.topology == "single" or self._options.service_name:
+            return None
+        reply = await probe.ask("CLUSTER", "NODES")
+        if isinstance(reply, Refusal) and reply.by_rights and probe.connection.mode == "cluster":
+            text = f"A node may not ask who is in the Cluster. Redis says: {reply.text}."
+            self._report.add(Finding("topology", "failed", text, "Add the rule: +cluster|nodes"))
+        try:
+            text = reply.decode(errors="replace") if isinstance(reply, bytes) else ""
+            return read_view(text, probe.connection.endpoint, tls=self._options.tls) if text else None
+        except ValueError as error:
+            self._report.add(Finding("topology", "warning", f"The answer to CLUSTER NODES {error}."))
+            return None
 
     # -- asking it -----------------------------------------------------------------------------------------------
 
@@ -197,7 +210,7 @@ class Examination:
         add(judge_server(info))
         add(await self._topology(probe, info, len(primaries)))
         add(self._tls(probe))
-        await self._try(probe, primaries[1:])
+        await self._try(primaries)
         add(judge_round_trips(await probe.round_trips(_ROUND_TRIPS)))
         hubs = await self._census(primaries)
         prefix = self._options.channel_prefix
@@ -216,8 +229,13 @@ class Examination:
         add(judge_memory(info, settings))
         add(judge_clock(await probe.skew()))
 
-    async def _try(self, probe: Probe, others: list[Probe]) -> None:
-        """Do what a node does; in a Cluster also from each other primary to the first."""
+    async def _try(self, primaries: list[Probe]) -> None:
+        """Do what a node does; in a Cluster at each primary.
+
+        A plain message goes from each other primary to the first, a shard channel's stays at the owner of its slot.
+        """
+        probe, others = primaries[0], primaries[1:]
+        sharded = self._options.mode == "sharded"
         token = self._ids.connection_id()
         names = list(self._hubs or [_UNKNOWN_HUB])
         paths = [
@@ -225,16 +243,38 @@ class Examination:
             for name in names
             for kind, channel, payload in private_channels(name, token, real=self._hubs is not None)
         ]
-        results = await probe.loop_back(paths)
-        for other in others:
+        if sharded:
+            paths += [self._path_at(each, f"{paths[1].channel}@") for each in primaries]
+        results: list[LoopResult] = []
+        for path in paths:
+            results += await self._owner(path.channel, primaries).loop_back([path]) if sharded else []
+        results = results or await probe.loop_back(paths)
+        for other in [] if sharded else others:
             here, there = probe.connection.endpoint, other.connection.endpoint
             across = LoopPath(f"messages from {there} to {here}", f"{paths[1].channel}@{there}", f"{there}".encode())
             results += await other.loop_back([across], at=here)
         counted = await probe.counts([self._options.channel_prefix + paths[0].channel])
         user = await probe.ask("ACL", "WHOAMI")
         told = user.decode() if isinstance(user, bytes) else self._options.user or "default"
-        self._report.add(*judge_access(results, counted, self._options.channel_prefix, f"The user {told}"))
+        self._report.add(
+            *judge_access(results, counted, self._options.channel_prefix, f"The user {told}", sharded=sharded)
+        )
         self._report.add(judge_loops(results))
+
+    def _owner(self, channel: str, primaries: list[Probe]) -> Probe:
+        """The primary that owns the slot of a shard channel; the first where there are no slots."""
+        name = f"{self._options.channel_prefix}{channel}".encode()
+        owner = None if self._view is None else self._view.owners()[slot_of(name)]
+        return next((probe for probe in primaries if probe.connection.endpoint == owner), primaries[0])
+
+    def _path_at(self, primary: Probe, stem: str) -> LoopPath:
+        """A shard channel that belongs to one primary."""
+        owners = [] if self._view is None else self._view.owners()
+        where, prefix = primary.connection.endpoint, self._options.channel_prefix
+        # A primary has slots, and every slot is met soon.
+        names = (f"{stem}{number}" for number in range(_LARGEST_SEARCH))
+        name = next((n for n in names if owners and owners[slot_of(f"{prefix}{n}".encode())] == where), f"{stem}0")
+        return LoopPath(f"messages at {where}", name, str(where).encode())
 
     async def _topology(self, probe: Probe, info: Mapping[str, str] | Refusal, primaries: int) -> Finding:
         mode = "" if isinstance(info, Refusal) else info.get("redis_mode") or info.get("server_mode", "")
@@ -256,9 +296,15 @@ class Examination:
             state = await probe.ask("CLUSTER", "INFO")
             told = state.decode() if isinstance(state, bytes) else ""
             data["primaries"] = str(primaries)
+            shown = ""
+            if self._view is not None:
+                data["nodes"] = ", ".join(str(node.endpoint) for node in self._view.primaries)
+                data["replicas"] = ", ".join(map(str, self._view.replicas))
+                shown = f" Primaries: {data['nodes'] or 'none'}. Replicas: {data['replicas'] or 'none'}."
             if "cluster_state:ok" in told:
-                return Finding("topology", "ok", f"A Cluster of {primaries} primaries, in order.", data=data)
-            return Finding("topology", "warning", f"A Cluster that is not in order ({primaries} primaries).", data=data)
+                return Finding("topology", "ok", f"A Cluster of {primaries} primaries, in order.{shown}", data=data)
+            text = f"A Cluster that is not in order ({primaries} primaries).{shown}"
+            return Finding("topology", "warning", text, data=data)
         if role in {"slave", "replica"}:
             return Finding(
                 "topology",

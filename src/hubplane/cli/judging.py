@@ -46,6 +46,7 @@ _SHOWN = 5
 
 # What a node does, the rule that allows it, and whether it can do without.
 _RULES = {"SUBSCRIBE": "+subscribe", "PUBLISH": "+publish", "NUMSUB": "+pubsub|numsub", "UNSUBSCRIBE": "+unsubscribe"}
+_SHARD_RULES = {"SUBSCRIBE": "+ssubscribe", "PUBLISH": "+spublish", "NUMSUB": "+pubsub|shardnumsub"}
 
 
 def judge_server(info: Mapping[str, str] | Refusal) -> Finding:
@@ -69,16 +70,19 @@ def judge_server(info: Mapping[str, str] | Refusal) -> Finding:
     return Finding("server", "ok", f"{shown}.", data=data)
 
 
-def judge_access(results: Sequence[LoopResult], counted: object, prefix: str, user: str) -> list[Finding]:
+def judge_access(
+    results: Sequence[LoopResult], counted: object, prefix: str, user: str, *, sharded: bool = False
+) -> list[Finding]:
     """Whether the user may do what a node does; names each rule that is missing."""
+    rules_for = _SHARD_RULES if sharded else _RULES
     missing: dict[str, str] = {}
     for result in results:
         for command, answer in (("SUBSCRIBE", result.subscribed), ("PUBLISH", result.receivers)):
             if isinstance(answer, Refusal) and answer.by_rights:
-                rule = f"&{prefix}*" if answer.of_channel else _RULES[command]
+                rule = f"&{prefix}*" if answer.of_channel else rules_for[command]
                 missing.setdefault(rule, answer.text)
     if isinstance(counted, Refusal) and counted.by_rights:
-        missing[_RULES["NUMSUB"]] = counted.text
+        missing[rules_for["NUMSUB"]] = counted.text
     if not missing:
         return [Finding("access", "ok", f"{user} may subscribe, publish and count subscribers.")]
     rules = " ".join(missing)

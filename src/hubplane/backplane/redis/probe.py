@@ -94,6 +94,8 @@ class Probe:
         self._options = options
         self._clock = clock
         self._seconds = seconds
+        self._sharded = options.mode == "sharded"
+        self._numsub = "SHARDNUMSUB" if self._sharded else "NUMSUB"
         self._prefix = options.channel_prefix.encode()
 
     @classmethod
@@ -151,7 +153,7 @@ class Probe:
         words: tuple[str | bytes, ...] = ()
         command = "PING"
         if isinstance(await self.ask(command), Refusal):
-            command, words = "PUBSUB", ("NUMSUB", self._prefix + b"hubplane.check")
+            command, words = "PUBSUB", (self._numsub, self._prefix + b"hubplane.check")
         taken: list[float] = []
         for _ in range(count):
             started = self._clock.monotonic()
@@ -175,7 +177,7 @@ class Probe:
 
     async def channels(self, pattern: str) -> list[str] | Refusal:
         """The channels with subscribers that match a glob pattern, prefix included; unreadable names are left out."""
-        reply = await self.ask("PUBSUB", "CHANNELS", pattern)
+        reply = await self.ask("PUBSUB", "SHARDCHANNELS" if self._sharded else "CHANNELS", pattern)
         if isinstance(reply, Refusal):
             return reply
         names: list[str] = []
@@ -191,7 +193,7 @@ class Probe:
         names = list(channels)
         found: dict[str, int] = {}
         for start in range(0, len(names), _NAMES_PER_COMMAND):
-            reply = await self.ask("PUBSUB", "NUMSUB", *names[start : start + _NAMES_PER_COMMAND])
+            reply = await self.ask("PUBSUB", self._numsub, *names[start : start + _NAMES_PER_COMMAND])
             if isinstance(reply, Refusal):
                 return reply
             found.update((name.decode(), int(count)) for name, count in _pairs_of(reply))
@@ -222,7 +224,7 @@ class Probe:
         heard = ear.expect(path.payload)
         heard.add_done_callback(lambda future: future.cancelled() or future.exception())
         started = self._clock.monotonic()
-        receivers = await self.ask("PUBLISH", channel, path.payload)
+        receivers = await self.ask("SPUBLISH" if self._sharded else "PUBLISH", channel, path.payload)
         if not isinstance(receivers, int):
             refusal = receivers if isinstance(receivers, Refusal) else Refusal(str(receivers)[:80])
             return LoopResult(path, subscribed=True, receivers=refusal)
@@ -249,7 +251,9 @@ class _Ear:
 
     def __init__(self, connection: RedisConnection, options: RedisOptions) -> None:
         self._connection = connection
-        self._command = options.command("SUBSCRIBE")
+        sharded = options.mode == "sharded"
+        self._command = options.command("SSUBSCRIBE" if sharded else "SUBSCRIBE")
+        self._confirms, self._brings = (b"ssubscribe", b"smessage") if sharded else (b"subscribe", b"message")
         self._confirmation: asyncio.Future[Refusal | None] | None = None
         self._expected: dict[bytes, asyncio.Future[None]] = {}
         self._loop = asyncio.get_running_loop()
@@ -278,9 +282,9 @@ class _Ear:
             if isinstance(reply, ReplyError):
                 self._confirmed(Refusal(str(reply)))
             elif isinstance(reply, (list, PushNotification)) and len(reply) == 3:
-                if reply[0] == b"subscribe":
+                if reply[0] == self._confirms:
                     self._confirmed(None)
-                elif reply[0] == b"message" and (waiting := self._expected.pop(reply[2], None)) is not None:
+                elif reply[0] == self._brings and (waiting := self._expected.pop(reply[2], None)) is not None:
                     waiting.set_result(None)
 
     def _confirmed(self, answer: Refusal | None) -> None:

@@ -19,7 +19,7 @@ from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 from hubplane.supervisor import Supervisor
 
-__all__ = ["Sentinels"]
+__all__ = ["Sentinels", "sentinel_login"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,16 @@ class _Answer:
 
     primary: Endpoint
     epoch: int
+
+
+def sentinel_login(options: RedisOptions) -> RedisOptions:
+    """The options with which Sentinels are reached: their own login, or that of the servers."""
+    own = options.sentinel_user is not None or options.sentinel_password is not None
+    password = options.sentinel_password if own else options.password
+    # Named, so that a Sentinel without any password takes the one that was meant for the servers.
+    user = (options.sentinel_user if own else options.user) or ("default" if password is not None else None)
+    provider = None if own else options.credential_provider
+    return replace(options, user=user, password=password, credential_provider=provider, default_database=None)
 
 
 class Sentinels:
@@ -54,14 +64,7 @@ class Sentinels:
         self._clock = clock
         self._supervisor = supervisor
         self._on_switch = on_switch
-        own = options.sentinel_user is not None or options.sentinel_password is not None
-        password = options.sentinel_password if own else options.password
-        # Named, so that a Sentinel without any password takes the one that was meant for the servers.
-        user = (options.sentinel_user if own else options.user) or ("default" if password is not None else None)
-        provider = None if own else options.credential_provider
-        self._login = replace(
-            options, user=user, password=password, credential_provider=provider, default_database=None
-        )
+        self._login = sentinel_login(options)
 
     def watch(self) -> None:
         """Begin to listen to all Sentinels."""
