@@ -225,7 +225,7 @@ def other(in_node: JsDriver, pair: tuple[HubNode, HubNode]) -> Iterator[JsClient
     client.stop()
 
 
-@pytest.mark.row("B115", "B116", "B117", "B120")
+@pytest.mark.row("B115", "B116", "B117")
 @pytest.mark.parametrize("place", ["same node", "other node"])
 @rungs(since="7.0")
 def test_version_answers_the_server(

@@ -11,7 +11,7 @@ from tests.integration.observed import Observed
 from tests.interop.dotnet import DotnetClient
 
 
-@pytest.mark.row("B155")
+@pytest.mark.row("B155", "B158")
 @pytest.mark.parametrize("protocol", ["json", "messagepack"])
 def test_the_trace_of_the_dotnet_client_goes_on(
     run: str, protocol: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -122,7 +122,7 @@ def test_client_that_leaves_while_it_is_asked(
     }
 
 
-@pytest.mark.row("R12", "R33")
+@pytest.mark.row("R12", "R33", "B120")
 @both_protocols
 def test_both_nodes_ask_one_client_and_one_gives_up(
     run: str, fleet: FleetNode, theirs: AspNetNode, protocol: str, pool: ThreadPoolExecutor

@@ -96,8 +96,10 @@ def options_of_environment(around: Configuration) -> RedisOptions:
 def _surrounded(options: RedisOptions, around: Configuration, *, in_code: bool) -> RedisOptions:
     in_file = _read(around.redis_file, f"{around.source}: redis.", refuse=True)
     in_environment = _read(around.redis_environment, "HUBPLANE_REDIS_", refuse=False)
-    found = _layered(options, in_file, over=not (in_code or around.redis_in_environment))
-    return _layered(found, in_environment, over=not in_code) if in_environment else found
+    if in_code:
+        return _layered(options, {**in_file, **in_environment}, over=False)
+    found = _layered(options, in_file, over=not around.redis_in_environment)
+    return _layered(found, in_environment, over=True)
 
 
 def _layered(options: RedisOptions, layer: Mapping[str, Any], *, over: bool) -> RedisOptions:

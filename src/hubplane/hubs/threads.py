@@ -84,6 +84,10 @@ async def run_in_thread(function: Callable[[], T], *, threads: WorkerThreads = _
         failure: BaseException | None = None
         try:
             result = context.run(function)
+        except StopIteration as error:
+            # A future refuses to carry it, and its waiter would wait for ever.
+            failure = RuntimeError("What ran in a thread raised StopIteration.")
+            failure.__cause__ = error
         except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             failure = error
         try:

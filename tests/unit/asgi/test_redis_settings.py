@@ -251,3 +251,16 @@ async def test_redis_is_not_added_to_a_running_app() -> None:
     async with hubs.lifespan():
         with pytest.raises(ConfigurationError, match="comes before the app starts"):
             hubs.add_redis("localhost")
+
+
+@pytest.mark.parametrize("variable", ["V", ""])
+def test_a_variable_wins_over_the_file_under_code_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str
+) -> None:
+    """Where the code says only where Redis is, an option comes from its variable, whatever the file has."""
+    path = tmp_path / "hubplane.toml"
+    path.write_text('redis = { configuration = "elsewhere", channel_prefix = "T", client_name = "file" }')
+    monkeypatch.setenv("HUBPLANE_REDIS_CHANNEL_PREFIX", variable)
+    options = options_of(HubApp("code:3", config_file=path))
+    assert options.endpoints == (Endpoint("code", 3),)
+    assert (options.channel_prefix, options.client_name) == (variable, "file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from contextvars import ContextVar
+from functools import partial
 
 import pytest
 
@@ -94,3 +95,11 @@ def test_idle_threads_are_used_again() -> None:
         threads.submit(work)
         assert done.wait(10)
     assert 1 <= len(seen) < 20
+
+
+async def test_stop_iteration_comes_out_as_another_error() -> None:
+    """A future cannot carry it; its waiter gets a RuntimeError with the cause, and does not wait for ever."""
+    async with asyncio.timeout(5):
+        with pytest.raises(RuntimeError, match="raised StopIteration") as caught:
+            await run_in_thread(partial(next, iter(())))
+    assert isinstance(caught.value.__cause__, StopIteration)

@@ -272,6 +272,11 @@ async def test_items_for_nobody(serve: Serve) -> None:
         assert (await client.receive())["result"] == 5
         client.write(item("s", "bad type"), item("s", 6), end("s"), end("s", "error"))
         assert (await client.invoke("Echo", "x"))["result"] == "x"
+        client.call("FirstOnly", streamIds=["t"])
+        client.write(item("t", 5))
+        assert (await client.receive())["result"] == 5
+        client.write(*(item("t", number) for number in range(30)))
+        assert (await client.invoke("Echo", "nobody's items fill nothing"))["result"]
 
 
 @pytest.mark.row("B114")

@@ -57,6 +57,7 @@ def test_a_message_of_exactly_the_limit_passes(wrap: Callable[[bytes], bytes], s
     exact = wrap(b"x" * 99)
     assert len(exact) == 100
     assert split(exact, 100) == ([b"x" * 99], b"")
+    assert split(exact * 3, 100) == ([b"x" * 99] * 3, b"")
     with pytest.raises(FramingError) as fault:
         split(wrap(b"x" * 100), 100)
     assert fault.value.detail == TOO_LARGE.format(100)

@@ -30,7 +30,7 @@ def results(socket: Socket) -> list[object]:
 async def guests_out(context: AuthenticationRefreshContext) -> bool:
     """Lets nobody become a guest; it takes a turn of the loop to say so."""
     await asyncio.sleep(0)
-    return context.new_user["role"] != "guest"  # type: ignore[index]  # claims
+    return bool(context.new_user["role"] != "guest")  # type: ignore[index]  # claims
 
 
 async def test_a_refused_login_ends_the_connection() -> None:

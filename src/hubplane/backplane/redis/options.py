@@ -183,11 +183,11 @@ class RedisOptions:
             "backlog_bytes",
             "backlog_messages",
         ):
-            if not getattr(self, name) > 0:
-                raise ConfigurationError(f"RedisOptions.{name} must be greater than 0, not {getattr(self, name)!r}.")
+            if not (_is_number(value := getattr(self, name)) and value > 0):
+                raise ConfigurationError(f"RedisOptions.{name} must be greater than 0, not {value!r}.")
         for name in ("liveness_interval", "slow_round_trip"):
-            if not getattr(self, name) >= 0:
-                raise ConfigurationError(f"RedisOptions.{name} must not be negative: {getattr(self, name)!r}.")
+            if not (_is_number(value := getattr(self, name)) and value >= 0):
+                raise ConfigurationError(f"RedisOptions.{name} must be 0 or more, not {value!r}.")
         if self.protocol not in {None, 2, 3}:
             raise ConfigurationError(f"RedisOptions.protocol must be 2, 3 or None, not {self.protocol!r}.")
         if self.backlog not in {"wait", "fail_fast"}:
@@ -239,3 +239,7 @@ class RedisOptions:
     def command(self, name: str) -> str:
         """The name under which the server knows a command; empty where it has it not."""
         return self.command_map.get(name, name)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -70,6 +70,8 @@ def test_endpoint_as_text(endpoint: Endpoint, text: str) -> None:
         ({"backlog_bytes": 0}, "backlog_bytes"),
         ({"backlog_messages": 0}, "backlog_messages"),
         ({"liveness_interval": -1}, "liveness_interval"),
+        ({"async_timeout": "5"}, "async_timeout must be greater than 0, not '5'"),
+        ({"slow_round_trip": None}, "slow_round_trip must be 0 or more, not None"),
         ({"protocol": 4}, "protocol"),
         ({"backlog": "drop"}, "backlog"),
         (
