@@ -91,7 +91,7 @@ class ClusterSession:
         self._calm = False
         self._losses = 0
         self._looking = False
-        self._look_at = 0.0
+        self._began = self._look_at = 0.0
         self._moved = False
         self.outage: BackplaneUnavailableError | None = None
         self._hold_until: float | None = None
@@ -127,7 +127,8 @@ class ClusterSession:
 
     def start(self) -> None:
         """Begin to connect."""
-        self._undecided_until = self._clock.monotonic() + self._options.async_timeout
+        self._began = self._clock.monotonic()
+        self._undecided_until = self._began + self._options.async_timeout
         self._check()
         self._supervisor.start(self._tick(), "deadlines", vital=True)
 
@@ -190,7 +191,7 @@ class ClusterSession:
                     text = f"No connection to Redis within {self._options.async_timeout:g} s."
                     # Whoever waits for a first subscription gives up now, and must not take that for an answer.
                     self._lose(error := BackplaneUnavailableError(text))
-                    self._watch.not_found(error)
+                    self._not_found(error)
             for shard in [*self._shards.values(), *self._retired]:
                 shard.tick(now)
             self.routes.tick(now)
@@ -201,6 +202,11 @@ class ClusterSession:
 
     def _look_soon(self) -> None:
         self._look_at = 0.0
+
+    def _not_found(self, error: BackplaneUnavailableError) -> None:
+        if self._sink is not None:
+            self.placement.deafen(self._began)
+            self._watch.not_found(error)
 
     def _misplaced(self) -> None:
         self._moved = True
@@ -227,8 +233,8 @@ class ClusterSession:
             self._lose(error)
             if self.outage is not None:
                 self.outage = error
-            if self._view is None and self._sink is not None:
-                self._watch.not_found(error)
+            if self._view is None:
+                self._not_found(error)
         finally:
             self._looking = False
             well = self.outage is None and not self._moved and not self._doubts
@@ -271,10 +277,11 @@ class ClusterSession:
         return calm
 
     def _heir(self, before: ClusterView | None, endpoint: Endpoint) -> Shard | None:
-        """Who has the slots now, or some of them, that a server had."""
+        """Who has the slots now, or some of them, that a server had; where nobody has them, anybody."""
         lost = [node.slots[0][0] for node in before.primaries if node.endpoint == endpoint] if before else []
         owner = self._view.owners()[lost[0]] if lost and self._view is not None else None
-        return self._shards.get(owner) if owner is not None else None
+        heir = self._shards.get(owner) if owner is not None else None
+        return heir or next(iter(self._shards.values()), None)
 
     def _doubt(self, best: ClusterView, views: Sequence[ClusterView]) -> bool:
         """See which primaries the others cannot reach: what is published there does not get around."""

@@ -169,6 +169,12 @@ class Placement:
                 if heeded:
                     self._deaf.setdefault(name, self._clock.monotonic())
 
+    def deafen(self, since: float) -> None:
+        """Nobody was found from the start on, monotonic: messages on all that callers want have been missed."""
+        for name, channel in self._wanted.channels.items():
+            if channel.kept and not channel.confirmed:
+                self._deaf.setdefault(name, since)
+
     async def unsubscribe(self, names: Collection[str]) -> None:
         """No longer want channels and wait until Redis knows; not longer than the connection or the deadline."""
         leavings: list[Leaving] = []

@@ -5,7 +5,9 @@ from __future__ import annotations
 from random import Random
 
 import pytest
+from redis.asyncio import Redis
 
+from hubplane.backplane.redis.client import ClientSource
 from hubplane.backplane.redis.configuration import parse
 from hubplane.backplane.redis.events import RedisEventQueue, RedisHandlers
 from hubplane.backplane.redis.options import RedisOptions
@@ -60,3 +62,11 @@ async def test_failure_of_a_task_is_an_outage() -> None:
     await session.close()
     session._failed(RuntimeError("too late"))
     assert sink.events == ["lost"]
+
+
+def test_brought_client_is_no_cluster() -> None:
+    """A client leads to one server, so options that say Cluster contradict it, and what is meant is said."""
+    source = ClientSource(Redis(host="redis.internal"))
+    with pytest.raises(ConfigurationError, match="leads to one server"):
+        RedisBackplane(RedisOptions(topology="cluster"), source=source)
+    assert RedisBackplane(RedisOptions(), source=source).options.topology == "single"
