@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
-from soak_client import Client, Connection, World
+from soak_client import Client
+from soak_connection import Connection, World
 from soak_ledger import Gap, Ledger
 from soak_wire import HttpLine
 
@@ -209,6 +210,7 @@ class Soak:
         began = time.monotonic()
         status = await node.end(signal.SIGTERM)
         took = time.monotonic() - began
+        self.say(f"{node.name} drained in {took:.1f} s")
         if status or took > 15:
             self.ledger.blame(f"{node.name} ended with status {status} after {took:.1f} s of draining")
         self.end_clients_of(node, "drained")

@@ -44,7 +44,7 @@ class TransportRouter:
         clock: For the transports' own time limits.
         start_task: Starts a task of the hub: the life of a connection that is not bound to one request.
         ownership: Knows whose the connections are.
-        renew: Told about each later request of a connection, whose login may be a newer one.
+        renew: Told about each later request of a connection without a socket, whose login may be a newer one.
         negotiate_hook: Asked before a negotiate request is answered.
         refresh: Gives connections new logins; None where there is no such thing.
         sub_protocol_selector: Chooses a WebSocket sub-protocol; None chooses none.
@@ -255,7 +255,7 @@ class TransportRouter:
         elif not self._ownership.admits(entry, exchange.request, claims=claims):
             await exchange.respond(403, headers=headers)
             return None
-        elif entry.connection is not None:
+        elif entry.connection is not None and entry.kind is not TransportKind.WEB_SOCKETS:
             self._renew(entry.connection, exchange.request)
         return entry
 

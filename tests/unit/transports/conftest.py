@@ -169,6 +169,7 @@ class Hub:
     Attributes:
         served: The connections served so far.
         kinds: The transports they were made for.
+        renewed: Those to which a later request came, which may bring a login.
         release: Set it to let the connections end.
         failure: Raised by the connections' lives, if set.
     """
@@ -179,6 +180,7 @@ class Hub:
         self.registry = ConnectionRegistry(self.clock, options, max_unclaimed=max_unclaimed)
         self.served: list[HubConnection] = []
         self.kinds: list[TransportKind] = []
+        self.renewed: list[HubConnection] = []
         self.release = asyncio.Event()
         self.failure: Exception | None = None
         self.supervisor = Supervisor("hub")
@@ -190,8 +192,8 @@ class Hub:
             ids=SeededIds(),
             clock=self.clock,
             start_task=self.supervisor.start,
-            ownership=Ownership(lambda request, _: request.header("user")),
-            renew=lambda *_: None,
+            ownership=Ownership(lambda request, _: str(request.user)),
+            renew=lambda connection, _: self.renewed.append(connection),
             stateful=self if stateful_reconnect else None,
         )
 
@@ -241,6 +243,8 @@ class Hub:
     async def http(self, method: str, target: str, body: bytes = b"", **headers: str) -> HttpAnswer:
         """One request, relative to the hub: ``/negotiate?...`` or ``?id=...``."""
         answer = HttpAnswer(request_of(method, "/hub" + target, headers))
+        if "user" in headers:
+            answer.request.authenticated_as(headers["user"])
         for chunk in filter(None, (body,)):
             answer.chunks.put_nowait(chunk)
         answer.chunks.put_nowait(b"")

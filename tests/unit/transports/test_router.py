@@ -422,3 +422,30 @@ async def test_bytes_posted_before_a_stateful_websocket(make_hub: MakeHub) -> No
     task.cancel()
     hub.release.set()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_request_for_a_socket_renews_no_login(make_hub: Callable[..., Hub]) -> None:
+    """The id of a WebSocket that skipped negotiation is public: no HTTP request has to do with its login."""
+    hub = make_hub()
+    exchange, serving = hub.websocket()
+    task = asyncio.ensure_future(serving)
+    await asyncio.sleep(0)
+    (connection,) = hub.served
+    for method, status in (("GET", 400), ("POST", 405), ("DELETE", 400)):
+        assert (await hub.http(method, f"?id={connection.connection_id}", user="bob")).status == status
+    assert hub.renewed == []
+    hub.release.set()
+    await task
+    assert exchange.outcome is None
+
+
+async def test_polls_renew_a_login(make_hub: Callable[..., Hub]) -> None:
+    """Each later request of a connection that polls may bring a login; one of another user brings none."""
+    hub = make_hub()
+    token = (await hub.negotiate())["connectionToken"]
+    assert (await hub.http("GET", f"?id={token}", user="ann")).status == 200
+    assert hub.renewed == []
+    assert (await hub.http("POST", f"?id={token}", b"x", user="bob")).status == 403
+    assert hub.renewed == []
+    assert (await hub.http("POST", f"?id={token}", b"x", user="ann")).status == 200
+    assert len(hub.renewed) == 1

@@ -652,6 +652,18 @@ async def test_awaiting_senders_wait_for_acknowledgements() -> None:
 
 
 @pytest.mark.row("B150")
+async def test_the_limit_without_an_option() -> None:
+    """100,000 bytes may wait for their acknowledgement, framing included: the message that exceeds them is the last."""
+    async with node() as running:
+        _, socket = await running.client()
+        socket.call("Tell", 300, 1_000)
+        for _ in range(10):
+            await running.settle()
+        sizes = [len(record) + 1 for record in socket.transport.sent.split(RS)[1:-1]]
+        assert sum(sizes[:-1]) <= 100_000 < sum(sizes)
+
+
+@pytest.mark.row("B150")
 async def test_a_client_that_does_not_acknowledge_delays_nobody() -> None:
     """Broadcasts reach everybody in the turn in which they are sent, however much one client leaves unacknowledged."""
     async with node(options=HubOptions(stateful_reconnect_buffer_size=1_000)) as running:
