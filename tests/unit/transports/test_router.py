@@ -424,7 +424,7 @@ async def test_bytes_posted_before_a_stateful_websocket(make_hub: MakeHub) -> No
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_request_for_a_socket_renews_no_login(make_hub: Callable[..., Hub]) -> None:
+async def test_a_request_for_a_socket_renews_no_login(make_hub: MakeHub) -> None:
     """The id of a WebSocket that skipped negotiation is public: no HTTP request has to do with its login."""
     hub = make_hub()
     exchange, serving = hub.websocket()
@@ -439,7 +439,7 @@ async def test_a_request_for_a_socket_renews_no_login(make_hub: Callable[..., Hu
     assert exchange.outcome is None
 
 
-async def test_polls_renew_a_login(make_hub: Callable[..., Hub]) -> None:
+async def test_polls_renew_a_login(make_hub: MakeHub) -> None:
     """Each later request of a connection that polls may bring a login; one of another user brings none."""
     hub = make_hub()
     token = (await hub.negotiate())["connectionToken"]
