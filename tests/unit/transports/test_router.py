@@ -188,7 +188,7 @@ async def test_other_paths(make_hub: MakeHub) -> None:
 # -- WebSockets ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.row("B15", "B33")
+@pytest.mark.row("B15", "B33", "B36")
 async def test_websocket_without_negotiation(make_hub: MakeHub) -> None:
     """A WebSocket without an id gets a new connection, whose id is its token while it lives; no sub-protocol."""
     hub = make_hub()
@@ -203,7 +203,7 @@ async def test_websocket_without_negotiation(make_hub: MakeHub) -> None:
     assert hub.registry.get(connection.connection_id).connection is connection
     hub.release.set()
     await task
-    assert exchange.finished == hub.options.close_timeout
+    assert exchange.finished == hub.options.close_timeout == 5, "seconds for the peer's Close frame"
     assert hub.registry.get(connection.connection_id) is None
 
 
@@ -424,7 +424,7 @@ async def test_bytes_posted_before_a_stateful_websocket(make_hub: MakeHub) -> No
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_request_for_a_socket_renews_no_login(make_hub: Callable[..., Hub]) -> None:
+async def test_a_request_for_a_socket_renews_no_login(make_hub: MakeHub) -> None:
     """The id of a WebSocket that skipped negotiation is public: no HTTP request has to do with its login."""
     hub = make_hub()
     exchange, serving = hub.websocket()
@@ -439,7 +439,7 @@ async def test_a_request_for_a_socket_renews_no_login(make_hub: Callable[..., Hu
     assert exchange.outcome is None
 
 
-async def test_polls_renew_a_login(make_hub: Callable[..., Hub]) -> None:
+async def test_polls_renew_a_login(make_hub: MakeHub) -> None:
     """Each later request of a connection that polls may bring a login; one of another user brings none."""
     hub = make_hub()
     token = (await hub.negotiate())["connectionToken"]
