@@ -219,7 +219,8 @@ async def test_mixed_fleet_when_a_primary_dies(
         except DotnetError:
             return False
 
+    # A .NET node that still changes servers may ask the wrong one once more: it is well when ten in a row succeed.
     async with asyncio.timeout(60):
-        while not await asked_by_them():
-            pass
-    assert [await asked_by_them() for _ in range(10)] == [True] * 10
+        in_a_row = 0
+        while in_a_row < 10:
+            in_a_row = in_a_row + 1 if await asked_by_them() else 0
