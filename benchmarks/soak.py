@@ -40,7 +40,9 @@ AFTERMATH = 1.0
 OWN_CHANNELS = 4
 BAD = re.compile(r" (ERROR|CRITICAL) |Traceback|never retrieved|never awaited|Exception ignored|Warning:")
 # .NET's own words for an outage, at .NET's own level.
-EXPECTED = re.compile(r"Connection to Redis failed|Not connected to Redis|Error (connecting|forwarding)")
+EXPECTED = re.compile(
+    r"Connection to Redis failed|Not connected to Redis|Error (connecting|forwarding|processing message for internal)"
+)
 # What a client is told is logged with its cause, as in .NET; whether it was to be expected is judged by the client.
 FAILED_CALL = re.compile(r"hubplane\.hubs\.failures: Failed to invoke hub method")
 TOLD = (
@@ -121,7 +123,10 @@ class Soak:
 
     def __init__(self, options: argparse.Namespace, folder: Path) -> None:
         self.options = options
-        self.random = random.Random(f"{options.seed}/faults")
+        # One for each kind of fault, for they come at the same time.
+        self.of_clients, self.of_nodes, self.of_redis = (
+            random.Random(f"{options.seed}/{kind}") for kind in ("clients", "nodes", "redis")
+        )
         self.server = None if options.redis else RedisServer()
         self.folder = folder
         self.ledger = Ledger()
@@ -177,7 +182,7 @@ class Soak:
         assert self.server is not None  # noqa: S101 - the plan knows
         async with self.trouble():
             self.server.kill()
-            await asyncio.sleep(self.random.choice((0, 0.5, 3)))
+            await asyncio.sleep(self.of_redis.choice((0, 0.5, 3)))
             self.server.start()
             await asyncio.sleep(0.5)
 
@@ -198,15 +203,15 @@ class Soak:
 
     async def node_kill(self) -> None:
         """A node dies, and another comes in its place."""
-        node = self.random.choice(self.nodes)
+        node = self.of_nodes.choice(self.nodes)
         await node.end(signal.SIGKILL)
         self.end_clients_of(node, "killed")
-        await asyncio.sleep(self.random.choice((0, 1, 4)))
+        await asyncio.sleep(self.of_nodes.choice((0, 1, 4)))
         await node.start()
 
     async def node_drain(self) -> None:
         """A node is asked to end, does so in time, and another comes in its place."""
-        node = self.random.choice(self.nodes)
+        node = self.of_nodes.choice(self.nodes)
         began = time.monotonic()
         status = await node.end(signal.SIGTERM)
         took = time.monotonic() - began
@@ -225,43 +230,44 @@ class Soak:
     def cut_clients(self) -> None:
         """Some clients lose their sockets."""
         living = list(self.world.living.values())
-        for connection in self.random.sample(
-            living, min(len(living), self.random.randint(1, max(1, len(living) // 20)))
+        for connection in self.of_clients.sample(
+            living, min(len(living), self.of_clients.randint(1, max(1, len(living) // 20)))
         ):
             if not connection.away:
-                connection.cut(self.random.choice(("reset", "end", "blackhole")))
+                connection.cut(self.of_clients.choice(("reset", "end", "blackhole")))
 
     def stall_clients(self) -> None:
         """Some clients stop reading for a while."""
         living = [one for one in self.world.living.values() if not one.away and one.stalled.is_set()]
-        for connection in self.random.sample(living, min(len(living), 3)):
-            work = connection.stall(self.random.choice((1, 4, 12)))
+        for connection in self.of_clients.sample(living, min(len(living), 3)):
+            work = connection.stall(self.of_clients.choice((1, 4, 12)))
             connection.tasks.append(asyncio.get_running_loop().create_task(work))
             self.ledger.figures["stalls"] += 1
 
     async def torment(self, seconds: float) -> None:
-        """Faults by the seed, for so long."""
-        kinds = [self.node_kill, self.node_drain, self.redis_cut]
-        if self.server is not None:
-            kinds += [self.redis_restart, self.redis_freeze]
+        """Faults by the seed, for so long: of clients, of nodes and of Redis, at the same time."""
+        nodes = [self.node_kill, self.node_drain]
+        redis = [self.redis_cut] if self.server is None else [self.redis_cut, self.redis_restart, self.redis_freeze]
         end = time.monotonic() + seconds
 
         async def small() -> None:
             while time.monotonic() < end:
-                await asyncio.sleep(self.random.uniform(1, 3))
-                self.random.choice((self.cut_clients, self.cut_clients, self.stall_clients))()
+                await asyncio.sleep(self.of_clients.uniform(1, 3))
+                self.of_clients.choice((self.cut_clients, self.cut_clients, self.stall_clients))()
 
-        async def large() -> None:
+        async def large(kinds: list[Any], chance: random.Random) -> None:
             bag: list[Any] = []
-            while time.monotonic() < end:
-                await asyncio.sleep(self.random.uniform(2, 6))
-                bag = bag or self.random.sample(kinds, len(kinds))
+            while True:
+                await asyncio.sleep(chance.uniform(2, 9))
+                if time.monotonic() > end:
+                    return
+                bag = bag or chance.sample(kinds, len(kinds))
                 fault = bag.pop()
                 self.say(fault.__name__)
                 self.faults[fault.__name__] += 1
                 await fault()
 
-        await asyncio.gather(small(), large())
+        await asyncio.gather(small(), large(nodes, self.of_nodes), large(redis, self.of_redis))
 
     # -- a run --------------------------------------------------------------------------------------------------
 

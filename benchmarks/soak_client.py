@@ -184,8 +184,8 @@ class Client:
         """A call failed: was that to be expected?"""
         kind = text.partition(" HubException: ")[2].partition(":")[0] or text[:60]
         self.world.ledger.figures[f"failed: {what.split(maxsplit=1)[0]}, {kind}"] += 1
-        excused = excused and "No node acknowledged within" not in text
-        if not excused and not self.world.fleet.was_troubled(begun, time.time()):
+        excused = excused or self.world.fleet.was_troubled(begun, time.time())
+        if not excused or "No node acknowledged within" in text:
             self.world.ledger.blame(f"{self.kind} client {connection.life.connection_id}: {what} failed: {text}")
 
     async def publish(self, connection: Connection, kind: str, name: str, channel: str, pad: int = 0) -> None:

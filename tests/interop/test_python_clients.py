@@ -162,8 +162,10 @@ class Signalrcore:
 
     def leave(self) -> None:
         """End the connection from the server's side; its own stop() waits for the server's next ping."""
+        socket = self.client.transport._client.sock
         self.client.invoke("Abort", [])
         self.closed.get(timeout=10)
+        socket.close()  # over events it leaves that to the collector
 
     def stream(self, method: str, *arguments: Any) -> list[Any]:
         """All items of a stream that ends well, and does not begin at once: it starts before one can listen to it."""

@@ -21,6 +21,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast  # Any: the arguments 
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.call import HubCall
 from hubplane.hubs.context import HubCallerContext, caller_context
+from hubplane.hubs.depends import find_marker
 from hubplane.hubs.hub import Hub
 
 __all__ = ["CallResources", "HubFactory", "Made", "open_made", "per_call"]
@@ -82,9 +83,15 @@ def per_call(factory: Callable[..., Any]) -> Callable[[HubCall], object]:
     if not callable(factory):
         raise ConfigurationError(f"A factory is a class or a function, not {factory!r}.")
     try:
-        signature = inspect.signature(factory)
+        signature = _signature(factory)
     except (TypeError, ValueError):  # some callables written in C do not tell
         return lambda _: factory()
+    for each in signature.parameters.values():
+        if find_marker(each) is not None or "Depends(" in str(each.annotation):
+            raise ConfigurationError(
+                f"Parameter '{each.name}' of {_name(factory)} is declared with Depends, which a factory is not given. "
+                "Declare it in the constructor of the class itself, and give that class."
+            )
     needed = [
         each
         for each in signature.parameters.values()
@@ -96,9 +103,20 @@ def per_call(factory: Callable[..., Any]) -> Callable[[HubCall], object]:
         return lambda call: factory(caller_context(call.site))
     names = ", ".join(each.name for each in needed)
     raise ConfigurationError(
-        f"{getattr(factory, '__qualname__', factory)!s} wants {names}. Give a factory that makes it, which may take "
+        f"{_name(factory)} wants {names}. Give a factory that makes it, which may take "
         "the caller's context, or declare them with FastAPI's Depends."
     )
+
+
+def _signature(factory: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(factory, eval_str=True)
+    except Exception:  # noqa: BLE001 - an annotation is the application's code; here nobody needs to know the types
+        return inspect.signature(factory)
+
+
+def _name(factory: Callable[..., Any]) -> str:
+    return str(getattr(factory, "__qualname__", factory))
 
 
 async def open_made(made: object, kind: type[T], resources: AsyncExitStack) -> T:

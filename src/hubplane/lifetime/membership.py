@@ -10,6 +10,7 @@ Source: redis-backplane sections 3.8 to 3.10.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Collection
 
@@ -38,8 +39,8 @@ logger = logging.getLogger(__name__)
 
 _DOUBTS = (0.05, 0.2, 0.5)
 """Seconds between looks for a connection that seems to be nowhere."""
-_LOOK_AGAIN = 0.5
-"""Seconds until the next look for one that was there, while its node does not acknowledge."""
+_PATIENCE = (0.5, 1.0, 2.0)
+"""The same for one that was found, while its node does not acknowledge: after an outage that one may be back later."""
 
 
 class Membership:
@@ -147,45 +148,49 @@ class Membership:
     async def _command(self, action: int, connection_id: str, group: str) -> None:
         command_id, acknowledged = self._acks.create(connection_id, group)
         command = GroupCommand(command_id, self._channels.node_name, action, group, connection_id)
+        payload = encode_group_command(command)
         try:
-            await self._line.publish(self._channels.groups, encode_group_command(command))
-            await self._doubt(connection_id, group, acknowledged)
+            await self._line.publish(self._channels.groups, payload)
+            await self._doubt(connection_id, group, acknowledged, payload)
             await acknowledged
         finally:
             self._acks.forget(command_id)
 
-    async def _doubt(self, connection_id: str, group: str, acknowledged: asyncio.Future[None]) -> None:
+    async def _doubt(self, connection_id: str, group: str, acknowledged: asyncio.Future[None], payload: bytes) -> None:
         """Return when the command has its outcome, or nobody can say where the connection is.
 
-        The original waits 30 s or more for an id that exists nowhere, and for one that leaves, with its node or alone,
-        just when it is spoken of. Each node subscribes the ids it serves, so the broker can be asked; more than once,
-        because a client knows its id a moment before its node has subscribed it.
+        The original waits 30 s or more for an id that exists nowhere, for one that leaves, with its node or alone, just
+        when it is spoken of, and when the command or its acknowledgement is lost in an outage. Each node subscribes the
+        ids it serves, so the broker can be asked; more than once, because a client knows its id a moment before its
+        node has subscribed it. To one that is there the command is sent again: done twice it does no harm.
 
         Raises:
             AckTimeoutError: No node has the connection, or none any more.
             BackplaneUnavailableError: The broker did not answer the first look.
         """
         where = self._channels.connection(connection_id)
-        was_there = False
-        missed = 0
+        missed = found = 0
         while missed < len(_DOUBTS):
             try:
                 counts = await self._line.backplane.count_subscribers((where,))
             except BackplaneError:
-                if not was_there:
+                if not found:
                     raise
                 counts = {where: 1}  # nobody can be counted while the broker is away
             if counts is None or acknowledged.done():
                 return
-            if counts.get(where, 0) > 0:
-                was_there, missed, delay = True, 0, _LOOK_AGAIN
-            else:
-                delay = _DOUBTS[missed]
-                missed += 1
+            is_there = counts.get(where, 0) > 0
+            found += is_there
+            pauses = _PATIENCE if found else _DOUBTS
+            delay = pauses[min(found - 1, len(pauses) - 1) if is_there else missed]
+            missed = 0 if is_there else missed + 1
             await asyncio.wait((acknowledged,), timeout=delay)
             if acknowledged.done():
                 return
-        how = "is served by no node any more" if was_there else "does not exist on any node; its groups stay"
+            if is_there:
+                with contextlib.suppress(BackplaneError):
+                    await self._line.publish(self._channels.groups, payload)
+        how = "is served by no node any more" if found else "does not exist on any node; its groups stay"
         raise AckTimeoutError(connection_id, group, f"Connection '{connection_id}' {how}.")
 
     def on_ack(self, _name: str, payload: bytes) -> None:

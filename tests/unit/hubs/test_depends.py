@@ -479,3 +479,34 @@ async def test_a_call_that_a_filter_tries_again_gets_open_resources(serve: Serve
         client = await server.connect()
         assert (await client.invoke("Look"))["result"] == "seen"
         assert EVENTS == ["open", "use", "close"] * 2
+
+
+def by_default(session: Any = Depends(get_session)) -> Hub:  # noqa: B008 - FastAPI's way
+    """Would be given the declaration itself."""
+    return StoredHub(session)
+
+
+def by_annotation(session: SessionOf) -> Hub:
+    """Would be given the caller's context."""
+    return StoredHub(session)
+
+
+def by_text(session: Annotated[Session, Depends(get_session)]) -> Hub:
+    """Likewise."""
+    return StoredHub(session)
+
+
+class StoredHub(Hub):
+    """Is given a session."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+
+
+@pytest.mark.parametrize("factory", [by_default, by_annotation, by_text])
+async def test_a_factory_that_declares_dependencies_is_refused(serve: Serve, factory: Any) -> None:
+    """A factory is given none, and must not get something else in their place."""
+    for named in ({"hub_factory": factory}, {"filters": [factory]}):
+        with pytest.raises(ConfigurationError, match=r"'session' of by_\w+ is declared with Depends"):
+            async with serve(StoredHub if "hub_factory" in named else Hub, **named):
+                pass

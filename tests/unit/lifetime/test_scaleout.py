@@ -368,6 +368,20 @@ async def test_remote_command_over_an_outage() -> None:
             await call
 
 
+async def test_remote_command_that_is_lost() -> None:
+    """A command that is not acknowledged, though its connection is there, is sent again as it was."""
+    node = Node()
+    async with node.run() as manager:
+        call = node.callers.start(manager.remove_from_group("elsewhere", "g"), "leave")
+        await node.backplane.published_count(2)
+        first, second = node.backplane.published
+        assert first == second
+        node.deliver("Hub:internal:ack:a-node-1", encode_ack(1))
+        async with asyncio.timeout(10):
+            await call
+        assert len(manager._membership._acks) == 0
+
+
 async def test_stop_while_waiting() -> None:
     """When the hub stops, whoever waits for another node learns it."""
     node = Node()

@@ -127,6 +127,7 @@ def plain(message: HubMessage | None) -> HubMessage | None:
         ('{"type":3,"invocationId":"1","result":null}', Completion("1", None, b"null")),
         ('{"type":3,"invocationId":"1","result":1,"headers":{"a":"b"}}', Completion("1", None, b"1", {"a": "b"})),
         ('{"type":5,"invocationId":"1"}', CancelInvocation("1")),
+        ('{"type":5,"headers":{"a":"b"},"invocationId":"1"}', CancelInvocation("1", {"a": "b"})),
         ('{"type":6}', Ping()),
         ('{"type":6,"invocationId":"9","item":1,"sequenceId":null}', Ping()),
         ('{"type":6,"arguments":[]}', Ping()),
