@@ -166,8 +166,8 @@ class EventStream:
         self._end()
 
     async def wait_ended(self, timeout: float) -> None:
-        """Return when the stream has ended, or after `timeout` seconds."""
-        if self._ended:
+        """Return when the stream has ended, or after `timeout` seconds; at once if nobody has closed it."""
+        if self._ended or not self._closing:
             return
         waiter = self._end_waiter = asyncio.get_running_loop().create_future()
         try:
