@@ -100,6 +100,31 @@ async def test_dead_primary_is_told_and_its_heir_restores(cluster: RedisCluster,
     assert sink.events == ["lost", GAP]
 
 
+async def test_frozen_primary_is_told_by_its_silence(cluster: RedisCluster) -> None:
+    """A primary that stops answering fails on both connections, its heir restores them; the gap covers the silence."""
+    options, ears = replace(options_for(cluster), liveness_interval=0.3), Ears()
+    names = [channel_in(options, third) for third in range(3)]
+    node = RedisBackplane(options, handlers=ears.handlers)
+    async with node.run(RecordingSink()):
+        await node.subscribe(names)
+        victim = cluster.owner(0)
+        before = datetime.now(UTC)
+        victim.pause()
+        try:
+            await ears.until(lambda: len(ears.restored) == 2 and bool(ears.gaps))
+            heir = where(cluster.owner(0))
+        finally:
+            victim.resume()
+        await until(lambda: node.is_connected)
+    assert sorted(event.connection for event in ears.failed) == ["publishing", "subscription"]
+    assert {event.endpoint for event in ears.failed} == {where(victim)}
+    assert {event.failure for event in ears.failed} == {RedisFailure.SOCKET_FAILURE}
+    assert {event.endpoint for event in ears.restored} == {heir}
+    assert ears.gaps[0].channels == (names[0],)
+    # What was published into the silence is within the gap, although it was noticed a second later.
+    assert ears.gaps[0].since <= before < ears.failed[0].at <= ears.gaps[0].until
+
+
 async def test_missing_shard_shows_in_the_health() -> None:
     """A primary without a replica that dies is the one that the health names, until it is back and restores itself."""
     with RedisCluster() as cluster:
