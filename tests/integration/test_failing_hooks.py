@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Any  # settings by name
 
 import httpx
 import pytest
@@ -97,7 +98,11 @@ def hubs() -> HubApp:
         allow_stateful_reconnects=True, enable_authentication_refresh=True, close_timeout=60, poll_timeout=60
     )
     app = HubApp(authenticators=[user_of], transport_options=options)
-    settings = {"negotiate": negotiated, "on_authentication_refresh": refreshed, "sub_protocol_selector": chosen}
+    settings: dict[str, Any] = {
+        "negotiate": negotiated,
+        "on_authentication_refresh": refreshed,
+        "sub_protocol_selector": chosen,
+    }
     app.add_hub("/hub", authorize(policy)(type("OneHub", (AnyHub,), {})), user_id_provider=user_id, **settings)
     app.add_hub("/late", type("LateHub", (AnyHub,), {}), user_id_provider=late_user_id, **settings)
     return app

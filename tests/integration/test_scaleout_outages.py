@@ -207,3 +207,23 @@ async def test_subscriber_socket_is_killed(server: RedisServer, caplog: pytest.L
             await node.back()
         await assert_whole(nodes, server)
         assert sorted(events(caplog)) == [8, 8, 9, 9]
+
+
+async def test_lost_acknowledgement(server: RedisServer) -> None:
+    """A group command whose acknowledgement nobody heard is sent again, and ends well as soon as it is heard."""
+    asker, other = Node(server, "c1"), Node(server, "c2")
+    async with asyncio.timeout(20), asker.run() as a, other.run() as b:
+        await asker.backplane.unsubscribe([a.channels.ack])
+        joining = asyncio.create_task(a.add_to_group("c2", "g"))
+        # The second of them is behind the command, and what the other node then does is behind its acknowledgement.
+        for _ in range(2):
+            await a.send(Audience(AudienceKind.CONNECTION, ("c2",)), "m", [])
+        await other.client.wait_for(2)
+        await b.add_to_group("c2", "g")
+        await b.send(Audience(AudienceKind.USER, ("nobody",)), "m", [])
+        assert not joining.done()
+        await asker.backplane.subscribe([a.channels.ack], keep=True)
+        await joining
+        await a.send(GROUP, "once", [])
+        await other.client.wait_for(3)
+        assert [target for target, _ in other.client.invocations()] == ["m", "m", "once"]
