@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
-from hubplane.errors import BackplaneUnavailableError
 from hubplane.testing.redis_fleets import RedisFleet, bytes_of, fixed_port, text_of, wait_until
 from hubplane.testing.redis_server import RedisServer, RedisServerKind
 
@@ -131,11 +130,21 @@ class RedisCluster(RedisFleet):
         return isinstance(role, list) and (text_of(role[0]) == "master" or role[3] == b"connected")
 
     def owner(self, slot: int) -> RedisServer:
-        """The running primary that owns a slot, as the majority of the running servers says.
+        """The running primary that owns a slot, as the majority of the running servers says; blocks until there is one.
 
         Raises:
-            BackplaneUnavailableError: No two of three agree on a running one.
+            TimeoutError: The majority did not agree on a running one in time.
         """
+        found: list[RedisServer] = []
+
+        def is_agreed() -> bool:
+            found[:] = [server for server in (self._elected(slot),) if server is not None]
+            return bool(found)
+
+        wait_until(is_agreed, f"most servers agree who owns slot {slot}")
+        return found[0]
+
+    def _elected(self, slot: int) -> RedisServer | None:
         running = {s.port: s for s in self.servers if s.pid is not None and not s.paused}
         votes: dict[int, int] = {}
         for server in running.values():
@@ -144,9 +153,7 @@ class RedisCluster(RedisFleet):
                 if "master" in line[2] and "fail" not in line[2] and _has(line[8:], slot):
                     votes[port] = votes.get(port, 0) + 1
         port = max(votes, key=lambda port: votes[port], default=0)
-        if port not in running or votes[port] * 2 <= len(running):
-            raise BackplaneUnavailableError(f"Nobody owns slot {slot}.")
-        return running[port]
+        return running[port] if port in running and votes[port] * 2 > len(running) else None
 
     def move_slot(self, slot: int, to: RedisServer) -> None:
         """Hand an empty slot to another primary, as a resharding does."""
