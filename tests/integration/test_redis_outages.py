@@ -187,7 +187,7 @@ async def test_frozen_redis_is_noticed_and_loses_nothing() -> None:
 
 
 async def test_half_dead_link_is_replaced() -> None:
-    """A link that swallows everything while the broker is well is noticed within 3 s and replaced by a new one."""
+    """A link that swallows everything while the broker is well is noticed in about 3 s and replaced by a new one."""
     with RedisServer() as server:
         async with Proxy(server.port) as proxy:
             options = replace(parse(server.configuration), endpoints=(Endpoint("127.0.0.1", proxy.port),))
