@@ -199,8 +199,9 @@ async def test_half_dead_link_is_replaced() -> None:
                 noticed = loop.time() - before
                 await sink.event(GAP)
                 healed = loop.time() - before
-                assert 1.0 < noticed < 4.0
-                assert healed < 5.0
+                # 3 s and 5 s, or more where the machine is starved; TCP itself would take minutes.
+                assert 1.0 < noticed < 15.0
+                assert healed < 20.0
                 assert await node.publish("room", b"back") == 1
                 await sink.message("room", b"back")
                 assert proxy.connections == 4
