@@ -156,6 +156,7 @@ async def test_unconfirmed_publish_fails_when_the_connection_breaks() -> None:
     """A publish that was sent and not answered when the connection broke raises, with the break as its cause."""
     with RedisServer() as server:
         async with running(parse(server.configuration)) as (node, sink):
+            await node.publish("room", b"the connection for this is there")
             server.pause()
             confirmed = node.publish("room", b"x")
             await asyncio.sleep(0.05)  # let it be sent; the server is frozen, so nothing else can happen meanwhile
