@@ -21,6 +21,7 @@ from hubplane.backplane.redis.slots import SLOTS, slot_of
 from hubplane.errors import BackplaneAuthenticationError, BackplanePermissionError, BackplaneUnavailableError
 from hubplane.testing.backplane_contract import RecordingSink
 from hubplane.testing.redis_cluster import RedisCluster
+from hubplane.testing.redis_fleets import wait_until
 from hubplane.testing.redis_sentinels import RedisSentinels
 from hubplane.testing.redis_server import RedisServer
 
@@ -305,8 +306,10 @@ async def test_sentinels_failover_is_told() -> None:
             old = sentinels.primary()
             old.kill()
             await ears.until(lambda: len(ears.restored) == 2 and len(ears.gaps) == 1)
-            new = where(sentinels.primary())
             await sink.event(GAP)
+            # One Sentinel that knows it is enough for the node; the others need a moment.
+            await asyncio.to_thread(wait_until, sentinels.primary, "most Sentinels agree")
+            new = where(sentinels.primary())
             health = node.health()
             assert (health.is_connected, health.publishing, health.subscription) == (True, new, new)
             assert health.server

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from hubplane.testing.redis_fleets import RedisFleet, bytes_of, fixed_port, text_of, wait_until
 from hubplane.testing.redis_server import RedisServer, RedisServerKind
+from hubplane.testing.resp import RespError
 
 __all__ = ["RedisCluster"]
 
@@ -115,16 +116,19 @@ class RedisCluster(RedisFleet):
         return next((server for server in self.servers if server.port == reply[2]), None)
 
     def wait_until_well(self) -> None:
-        """Block until every running server finds the cluster in order, all links up and all replicas in step."""
+        """Block until every running server finds the cluster in order, all links up and all replicas in step.
+
+        They agree then, too, which primary owns which slots, and in which epoch.
+        """
         running = [server for server in self.servers if server.pid is not None]
-        wait_until(lambda: all(self._is_well(server) for server in running), "the cluster is well")
+        wait_until(lambda: all(self._is_well(server) for server in running) and self._agreed(), "the cluster is well")
 
     def _is_well(self, server: RedisServer) -> bool:
         if b"cluster_state:ok" not in bytes_of(server.command("CLUSTER", "INFO")):
             return False
-        alive = {str(other.port) for other in self.servers if other.pid is not None}
+        alive = {other.port for other in self.servers if other.pid is not None}
         for line in self.nodes(server):
-            if line[1].partition("@")[0].rpartition(":")[2] in alive and ("fail" in line[2] or line[7] != "connected"):
+            if _port(line) in alive and ("fail" in line[2] or line[7] != "connected"):
                 return False
         role = server.command("ROLE")
         return isinstance(role, list) and (text_of(role[0]) == "master" or role[3] == b"connected")
@@ -149,11 +153,21 @@ class RedisCluster(RedisFleet):
         votes: dict[int, int] = {}
         for server in running.values():
             for line in self.nodes(server):
-                port = int(line[1].partition("@")[0].rpartition(":")[2])
                 if "master" in line[2] and "fail" not in line[2] and _has(line[8:], slot):
-                    votes[port] = votes.get(port, 0) + 1
+                    votes[_port(line)] = votes.get(_port(line), 0) + 1
         port = max(votes, key=lambda port: votes[port], default=0)
         return running[port] if port in running and votes[port] * 2 > len(running) else None
+
+    def _agreed(self) -> set[int]:
+        """The ports of all primaries that own slots; empty while two running servers differ in who owns what."""
+        pictures: set[frozenset[tuple[int | str, ...]]] = set()
+        owners: set[int] = set()
+        for server in self.servers:
+            if server.pid is not None and not server.paused:
+                lines = [line for line in self.nodes(server) if "master" in line[2] and line[8:]]
+                owners = {_port(line) for line in lines}
+                pictures.add(frozenset((_port(line), line[6], *line[8:]) for line in lines))
+        return owners if len(pictures) == 1 else set()
 
     def move_slot(self, slot: int, to: RedisServer) -> None:
         """Hand an empty slot to another primary, as a resharding does."""
@@ -166,22 +180,36 @@ class RedisCluster(RedisFleet):
             if server not in {to, source} and server.pid is not None and self.role(server) == "master":
                 server.command("CLUSTER", "SETSLOT", slot, "NODE", target)
 
-    def fail_over(self, replica: RedisServer) -> None:
-        """Let a replica take its primary's place in agreement with it, and wait until it has."""
-        for _ in range(_FAILOVERS):
-            replica.command("CLUSTER", "FAILOVER")
-            # Nobody votes twice in a short time, and after five seconds a server gives up; it may even step back.
+    def fail_over(self, replica: RedisServer) -> int:
+        """Let a replica take its primary's place in agreement with it, and wait until all running servers know it.
+
+        Returns:
+            How many attempts it took: one that fails costs its primary's clients up to five seconds of silence.
+
+        Raises:
+            TimeoutError: The servers did not come to that in four attempts.
+        """
+        for attempt in range(1, _FAILOVERS + 1):
+            # Late success of the last attempt makes it a primary, which refuses.
+            with contextlib.suppress(RespError):
+                replica.command("CLUSTER", "FAILOVER")
+            # Nobody votes twice in a short time, and after five seconds a server gives up. One that calls itself a
+            # primary may be told that it is none: another epoch was newer. It is one when all say so.
             with contextlib.suppress(TimeoutError):
-                wait_until(lambda: self.role(replica) == "master", "the replica is a primary", _FAILOVER_SECONDS)
+                wait_until(lambda: replica.port in self._agreed(), "the replica is a primary", _FAILOVER_SECONDS)
                 self.wait_until_well()
-                if self.role(replica) == "master":
-                    return
+                if replica.port in self._agreed():
+                    return attempt
         raise TimeoutError(f"Not in {_FAILOVERS} attempts: {replica.port} is a primary.")
 
     def resume(self) -> None:
         """Start every server that does not run, and wait until the cluster is well."""
         self.start()
         self.wait_until_well()
+
+
+def _port(line: Sequence[str]) -> int:
+    return int(line[1].partition("@")[0].rpartition(":")[2])
 
 
 def _has(ranges: Sequence[str], slot: int) -> bool:
