@@ -159,11 +159,12 @@ class RedisCluster(RedisFleet):
         return running[port] if port in running and votes[port] * 2 > len(running) else None
 
     def _agreed(self) -> set[int]:
-        """The ports of all primaries that own slots; empty while two running servers differ in who owns what."""
+        """The ports of all primaries that own slots; empty while two running primaries differ in who owns what."""
         pictures: set[frozenset[tuple[int | str, ...]]] = set()
         owners: set[int] = set()
         for server in self.servers:
-            if server.pid is not None and not server.paused:
+            # Replicas may never learn that a slot was moved to a primary with an older epoch, and need not.
+            if server.pid is not None and not server.paused and self.role(server) == "master":
                 lines = [line for line in self.nodes(server) if "master" in line[2] and line[8:]]
                 owners = {_port(line) for line in lines}
                 pictures.add(frozenset((_port(line), line[6], *line[8:]) for line in lines))
