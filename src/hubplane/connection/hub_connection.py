@@ -15,7 +15,7 @@ from hubplane.connection.request import ConnectionRequest
 from hubplane.connection.transport import CloseReason, Transport, TransportKind, Verdict
 from hubplane.errors import ClientTimeoutError, HandshakeError
 from hubplane.options import TransportOptions
-from hubplane.protocol.hub_protocol import HubProtocol, TransferFormat
+from hubplane.protocol.hub_protocol import UNWRITABLE, HubProtocol, TransferFormat
 from hubplane.protocol.messages import HandshakeRequest, HubMessage
 from hubplane.protocol.serialized import SerializedHubMessage
 from hubplane.protocol.session import HubSession, ping_bytes
@@ -188,7 +188,7 @@ class HubConnection:
             return
         try:
             payload = self.protocol.encode(message)
-        except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        except UNWRITABLE as error:
             self.write_failed(error)
             return
         self.outbound.append(payload)
