@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from hubplane.backplane.redis.connection import RedisConnection, describe_error, not_reached, open_connection
+from hubplane.backplane.redis.inquiry import ask_all
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.resp import ReplyError, pack_command
 from hubplane.backplane.redis.shard import Shard
@@ -17,8 +18,6 @@ __all__ = ["ClusterDiscovery", "is_cluster"]
 
 # A server that has a link and does not answer in this time is not waited for; seconds.
 _ASK_SECONDS = 1.0
-# After the first answer from servers without a link, how long the others have.
-_LATE_SECONDS = 0.2
 _NO_CLUSTER = "cluster support disabled"
 
 
@@ -60,37 +59,14 @@ class ClusterDiscovery:
         Raises:
             BackplaneUnavailableError: None did; the text says what each said.
         """
-        tasks = {self._supervisor.start(self._caught(endpoint), f"ask {endpoint}"): endpoint for endpoint in endpoints}
-        views: list[ClusterView] = []
-        said: dict[Endpoint, BackplaneUnavailableError] = {}
-        pending = set(tasks)
-        try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=_LATE_SECONDS if views else None, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not done:
-                    break
-                for task in done:
-                    found = task.result()
-                    if isinstance(found, ClusterView):
-                        views.append(found)
-                    else:
-                        said[tasks[task]] = found
-        finally:
-            for task in pending:
-                task.cancel()
+        found = await ask_all(endpoints, self._ask_one, self._supervisor)
+        views = [answer for _, answer in found if isinstance(answer, ClusterView)]
         if not views:
+            said = {endpoint: error for endpoint, error in found if isinstance(error, BackplaneUnavailableError)}
             texts = [str(said[endpoint]) for endpoint in endpoints if endpoint in said]
             text = f"No server of the Redis Cluster answers: {' '.join(texts)}"
             raise not_reached(text, next((said[endpoint] for endpoint in endpoints if endpoint in said), None))
         return views
-
-    async def _caught(self, endpoint: Endpoint) -> ClusterView | BackplaneUnavailableError:
-        try:
-            return await self._ask_one(endpoint)
-        except BackplaneUnavailableError as error:
-            return error
 
     async def _ask_one(self, endpoint: Endpoint) -> ClusterView:
         return self._view(endpoint, await self.call(endpoint, *self._words))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from hubplane.backplane.redis.connection import RedisConnection, describe_error, not_reached, open_connection
 from hubplane.backplane.redis.events import RedisConnectionError, RedisFailure
+from hubplane.backplane.redis.inquiry import ask_all
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.resp import NOTHING, ReplyError, pack_command
 from hubplane.clock import Clock
@@ -23,8 +24,6 @@ __all__ = ["Sentinels", "sentinel_login"]
 
 logger = logging.getLogger(__name__)
 
-# After the first answer, how long the other Sentinels have; seconds.
-_LATE_SECONDS = 0.2
 _SWITCH = b"+switch-master"
 
 
@@ -114,40 +113,22 @@ class Sentinels:
     async def _ask_all(self) -> tuple[list[_Answer], list[str], BackplaneUnavailableError | None]:
         """The answers that came in time, a sentence of each Sentinel, and an error, if there was one."""
         sentinels = self._options.addresses
-        tasks = {self._supervisor.start(self._ask(s), f"ask {s}"): s for s in sentinels}
         answers: list[_Answer] = []
         failure: BackplaneUnavailableError | None = None
         said: dict[Endpoint, str] = {}
-        pending = set(tasks)
-        try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=_LATE_SECONDS if answers else None, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not done:
-                    break
-                for task in done:
-                    answer = task.result()
-                    if isinstance(answer, _Answer):
-                        answers.append(answer)
-                        said[tasks[task]] = f"Sentinel {tasks[task]} says {answer.primary}."
-                    else:
-                        failure = failure or answer
-                        said[tasks[task]] = f"Sentinel {tasks[task]}: {answer}"
-        finally:
-            for task in pending:
-                task.cancel()
+        for sentinel, answer in await ask_all(sentinels, self._ask, self._supervisor):
+            if isinstance(answer, _Answer):
+                answers.append(answer)
+                said[sentinel] = f"Sentinel {sentinel} says {answer.primary}."
+            else:
+                failure = failure or answer
+                said[sentinel] = f"Sentinel {sentinel}: {answer}"
         return answers, [said.get(s, f"Sentinel {s} does not answer.") for s in sentinels], failure
 
-    async def _ask(self, sentinel: Endpoint) -> _Answer | BackplaneUnavailableError:
-        try:
-            connection = await self._reach(sentinel)
-        except BackplaneUnavailableError as error:
-            return error
+    async def _ask(self, sentinel: Endpoint) -> _Answer:
+        connection = await self._reach(sentinel)
         try:
             return await self._question(connection)
-        except BackplaneUnavailableError as error:
-            return error
         finally:
             connection.close()
 
