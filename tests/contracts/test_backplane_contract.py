@@ -61,7 +61,7 @@ class TestRedisBackplane(BackplaneContract):
             endpoints=(Endpoint(server.host, server.port),),
             channel_prefix="Contract:",
             protocol=request.param,
-            async_timeout=0.5,
+            async_timeout=2.0,
         )
         return BackplaneFleet(node=lambda: RedisBackplane(options), interrupt=server.kill, resume=server.start)
 
@@ -80,7 +80,7 @@ class TestRedisOverSentinels(BackplaneContract):
     def fleet(self, sentinels: RedisSentinels) -> BackplaneFleet:
         primary = sentinels.servers[0]
         primary.start()
-        options = replace(parse(sentinels.configuration), channel_prefix="Contract:", async_timeout=0.5)
+        options = replace(parse(sentinels.configuration), channel_prefix="Contract:", async_timeout=2.0)
         return BackplaneFleet(node=lambda: RedisBackplane(options), interrupt=primary.kill, resume=primary.start)
 
 
@@ -128,7 +128,7 @@ class TestShardChannelsOnOneServer(BackplaneContract):
         options = RedisOptions(
             endpoints=(Endpoint(server.host, server.port),),
             channel_prefix="Contract:",
-            async_timeout=0.5,
+            async_timeout=2.0,
             mode="sharded",
             topology=request.param,
         )
