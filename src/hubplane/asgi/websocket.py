@@ -30,6 +30,7 @@ from hubplane.connection.transport import (
 from hubplane.errors import ConnectionClosedError
 from hubplane.supervisor import Supervisor
 from hubplane.transports.exchange import WebSocketExchange
+from hubplane.transports.pump import Pump
 
 __all__ = ["NATIVE_EXTENSION", "AsgiWebSocketExchange", "AsgiWebSocketTransport", "NativeOffer", "open_websocket"]
 
@@ -139,16 +140,13 @@ class AsgiWebSocketTransport:
         "_binary",
         "_blocked",
         "_close_code",
-        "_end_waiter",
-        "_ended",
         "_listener",
         "_outgoing",
+        "_pump",
         "_receive",
         "_send",
         "_size",
-        "_tasks",
         "_unpaused",
-        "_wake",
         "torn",
     )
 
@@ -162,20 +160,15 @@ class AsgiWebSocketTransport:
         self._size = 0
         self._blocked = False
         self._close_code: int | None = None
-        self._ended = False
-        self._end_waiter: asyncio.Future[None] | None = None
-        self._wake: asyncio.Future[None] | None = None
+        self._pump = Pump()
         self._unpaused: asyncio.Future[None] | None = None
-        self._tasks: tuple[asyncio.Task[None], ...] = ()
         self.torn = False
         self._listener = connect(self)
 
     def start(self, supervisor: Supervisor) -> None:
         """Start moving bytes; the tasks belong to `supervisor`."""
-        self._tasks = (
-            supervisor.start(self._receive_all(), "receive"),
-            supervisor.start(self._send_all(), "send"),
-        )
+        self._pump.start(supervisor, self._receive_all(), "receive")
+        self._pump.start(supervisor, self._send_all(), "send")
 
     @property
     def kind(self) -> TransportKind:
@@ -188,18 +181,18 @@ class AsgiWebSocketTransport:
 
     def send(self, batch: OutboundBatch) -> None:
         """Hand a batch to the sending task; above 64 KiB waiting the listener is asked to pause."""
-        if self._ended or self._close_code is not None:
+        if self._pump.ended or self._close_code is not None:
             return
         self._outgoing.append((batch.payload, self._binary))
         self._size += len(batch.payload)
-        self._wake_sender()
+        self._pump.wake()
         if self._size > _HIGH_WATER and not self._blocked:
             self._blocked = True
             self._listener.pause_writing()
 
     def pause_reading(self) -> None:
         """Take nothing more from the server, which then stops reading itself."""
-        if self._unpaused is None and not self._ended:
+        if self._unpaused is None and not self._pump.ended:
             self._unpaused = asyncio.get_running_loop().create_future()
 
     def resume_reading(self) -> None:
@@ -210,10 +203,10 @@ class AsgiWebSocketTransport:
 
     def close(self, reason: CloseReason) -> None:
         """Begin the closing handshake behind everything sent so far; idempotent."""
-        if self._close_code is None and not self._ended:
+        if self._close_code is None and not self._pump.ended:
             self._close_code = reason.value
             self.resume_reading()
-            self._wake_sender()
+            self._pump.wake()
 
     def abort(self) -> None:
         """Stop at once; the server drops the peer when the application returns."""
@@ -221,13 +214,7 @@ class AsgiWebSocketTransport:
 
     async def wait_ended(self, timeout: float) -> None:
         """Return when the transport has ended, or after `timeout` seconds."""
-        if self._ended:
-            return
-        waiter = self._end_waiter = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await waiter
-        except TimeoutError:
+        if not await self._pump.wait_ended(timeout):
             logger.debug("The peer did not take what was written before its Close frame.")
 
     async def _receive_all(self) -> None:
@@ -259,8 +246,7 @@ class AsgiWebSocketTransport:
                     await self._send({"type": "websocket.close", "code": self._close_code})
                     return
                 else:
-                    self._wake = asyncio.get_running_loop().create_future()
-                    await self._wake
+                    await self._pump.sleep()
         except _GONE:
             self.torn = self._close_code is None
             logger.debug("The server lost the client while sending.", exc_info=True)
@@ -283,28 +269,15 @@ class AsgiWebSocketTransport:
                 await self._send({"type": "websocket.send", "text": payload.decode()})
             at = end
         self._size -= size
-        if self._blocked and self._size < _LOW_WATER and not self._ended:
+        if self._blocked and self._size < _LOW_WATER and not self._pump.ended:
             self._blocked = False
             self._listener.resume_writing()
 
-    def _wake_sender(self) -> None:
-        waiter, self._wake = self._wake, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
     def _end(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        self._outgoing.clear()
-        self.resume_reading()
-        current = asyncio.current_task()
-        for task in self._tasks:
-            if task is not current:
-                task.cancel()
-        if self._end_waiter is not None and not self._end_waiter.done():
-            self._end_waiter.set_result(None)
-        self._listener.transport_lost(None)
+        if self._pump.end():
+            self._outgoing.clear()
+            self.resume_reading()
+            self._listener.transport_lost(None)
 
 
 def _broke_off(message: Mapping[str, Any]) -> bool:

@@ -5,7 +5,6 @@ Source: signalr-server sections 1.5, 1.6 and 2.2.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -15,6 +14,7 @@ from hubplane.connection.transport import CloseReason, OutboundBatch, TransportK
 from hubplane.errors import ConnectionClosedError
 from hubplane.supervisor import Supervisor
 from hubplane.transports.exchange import HttpExchange
+from hubplane.transports.pump import Pump
 from hubplane.transports.registry import ConnectionEntry, ConnectionRegistry, EntryState
 from hubplane.transports.upload import Upload
 
@@ -98,14 +98,11 @@ class EventStream:
     __slots__ = (
         "_blocked",
         "_closing",
-        "_end_waiter",
-        "_ended",
         "_exchange",
         "_listener",
         "_outgoing",
-        "_tasks",
+        "_pump",
         "_upload",
-        "_wake",
         "_writing",
     )
 
@@ -117,17 +114,12 @@ class EventStream:
         self._writing = False
         self._blocked = False
         self._closing = False
-        self._ended = False
-        self._wake: asyncio.Future[None] | None = None
-        self._end_waiter: asyncio.Future[None] | None = None
-        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._pump = Pump()
 
     def start(self, supervisor: Supervisor) -> None:
         """Begin the answer; the tasks belong to `supervisor`."""
-        self._tasks = (
-            supervisor.start(self._write_all(), "write"),
-            supervisor.start(self._watch(), "watch"),
-        )
+        self._pump.start(supervisor, self._write_all(), "write")
+        self._pump.start(supervisor, self._watch(), "watch")
 
     @property
     def kind(self) -> TransportKind:
@@ -139,10 +131,10 @@ class EventStream:
 
     def send(self, batch: OutboundBatch) -> None:
         """Hand a batch to the writing task; while that is held up, the listener is asked to pause."""
-        if self._ended or self._closing:
+        if self._pump.ended or self._closing:
             return
         self._outgoing.append(batch.payload)
-        self._wake_writer()
+        self._pump.wake()
         if self._writing and not self._blocked:
             self._blocked = True
             self._listener.pause_writing()
@@ -157,9 +149,9 @@ class EventStream:
 
     def close(self, reason: CloseReason) -> None:
         """End the answer behind everything sent so far; idempotent."""
-        if not self._closing and not self._ended:
+        if not self._closing and not self._pump.ended:
             self._closing = True
-            self._wake_writer()
+            self._pump.wake()
 
     def abort(self) -> None:
         """Stop at once; the server drops the client when the application returns."""
@@ -167,13 +159,7 @@ class EventStream:
 
     async def wait_ended(self, timeout: float) -> None:
         """Return when the stream has ended, or after `timeout` seconds; at once if nobody has closed it."""
-        if self._ended or not self._closing:
-            return
-        waiter = self._end_waiter = asyncio.get_running_loop().create_future()
-        try:
-            async with asyncio.timeout(timeout):
-                await waiter
-        except TimeoutError:
+        if self._closing and not await self._pump.wait_ended(timeout):
             logger.debug("The client did not take what was written before the end of its stream.")
 
     async def _write_all(self) -> None:
@@ -193,8 +179,7 @@ class EventStream:
                     await exchange.finish()
                     return
                 else:
-                    self._wake = asyncio.get_running_loop().create_future()
-                    await self._wake
+                    await self._pump.sleep()
         except ConnectionClosedError:
             logger.debug("The client went away from its event stream.", exc_info=True)
         finally:
@@ -202,7 +187,7 @@ class EventStream:
 
     def _written(self) -> None:
         self._writing = False
-        if self._blocked and not self._ended:
+        if self._blocked and not self._pump.ended:
             self._blocked = False
             self._listener.resume_writing()
 
@@ -212,21 +197,8 @@ class EventStream:
         finally:
             self._end()
 
-    def _wake_writer(self) -> None:
-        waiter, self._wake = self._wake, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
     def _end(self) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        self._outgoing.clear()
-        self._upload.end()
-        current = asyncio.current_task()
-        for task in self._tasks:
-            if task is not current:
-                task.cancel()
-        if self._end_waiter is not None and not self._end_waiter.done():
-            self._end_waiter.set_result(None)
-        self._listener.transport_lost(None)
+        if self._pump.end():
+            self._outgoing.clear()
+            self._upload.end()
+            self._listener.transport_lost(None)
