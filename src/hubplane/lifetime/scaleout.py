@@ -159,17 +159,20 @@ class ScaleoutHubLifetimeManager:
 
     async def on_connected(self, connection: HubConnection) -> None:
         """Add a connection; with the broker there, return when this node hears messages for it and its user."""
+        user = connection.user_identifier
+        is_users_first = not (user and self._table.has_user(user))
         self._table.add(connection)
         routes = self._line.routes
         connection_id = connection.connection_id
         channels = [self.channels.connection(connection_id)]
         routes.add(channels[0], self._on_connection, connection_id)
-        if user := connection.user_identifier:
+        redis_log.subscribing(channels[0])
+        if user:
             # Wanted anew for each connection of the user: so each waits for it, whoever came first.
             channels.append(self.channels.user(user))
             routes.add(channels[1], self._on_user, user)
-        for channel in channels:
-            redis_log.subscribing(channel)
+            if is_users_first:
+                redis_log.subscribing(channels[1])
         await self._line.backplane.subscribe(channels, keep=True)
 
     async def on_disconnected(self, connection: HubConnection) -> None:
