@@ -13,7 +13,7 @@ from random import Random
 
 from hubplane.backplane.base import BackplaneSink
 from hubplane.backplane.redis.cluster_watch import ClusterWatch
-from hubplane.backplane.redis.connection import describe_error, unavailable
+from hubplane.backplane.redis.connection import describe_error
 from hubplane.backplane.redis.counting import SubscriberCount
 from hubplane.backplane.redis.discovery import ClusterDiscovery
 from hubplane.backplane.redis.events import RedisEventQueue
@@ -24,6 +24,7 @@ from hubplane.backplane.redis.routes import SlotRoutes
 from hubplane.backplane.redis.session import RedisSession
 from hubplane.backplane.redis.shard import Shard
 from hubplane.backplane.redis.slots import SLOTS, ClusterView
+from hubplane.backplane.redis.standing import Standing
 from hubplane.backplane.redis.watch import ConnectionWatch
 from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
@@ -33,8 +34,6 @@ __all__ = ["ClusterSession"]
 
 logger = logging.getLogger(__name__)
 
-# How long publishes wait, once Redis takes commands again, for this node's own subscriptions, so that it hears itself.
-_HOLD_SECONDS = 1.0
 _TICK = 0.1
 # Between two looks at the Cluster: when all is well, and when something is not.
 _LOOK_SECONDS = 1.0
@@ -63,7 +62,6 @@ class ClusterSession:
         self, options: RedisOptions, sink: BackplaneSink, *, clock: Clock, random: Random, events: RedisEventQueue
     ) -> None:
         self._options = options
-        self._sink: BackplaneSink | None = sink
         self._clock = clock
         self._random = random
         self._sharded = options.mode == "sharded"
@@ -93,30 +91,27 @@ class ClusterSession:
         self._looking = False
         self._began = self._look_at = 0.0
         self._moved = False
-        self.outage: BackplaneUnavailableError | None = None
-        self._hold_until: float | None = None
-        self._undecided_until: float | None = None
         self._failures = 0
-        self.first: asyncio.Future[None] | None = None
+        self.standing = Standing(options, sink, clock)
 
     @property
     def is_connected(self) -> bool:
         """All that is wanted is confirmed, and no wanted channel is refused."""
-        return self.outage is None and self._is_whole() and not self.placement.refusals
+        return self.standing.outage is None and self._is_whole() and not self.placement.refusals
 
     def health(self) -> RedisHealth:
         """How it is at this moment."""
         nodes = self._view.primaries if self._view is not None else ()
         shards = [self._shards[node.endpoint] for node in nodes if node.endpoint in self._shards]
-        return self._watch.health(shards, is_connected=self.is_connected, outage=self.outage)
+        return self._watch.health(shards, is_connected=self.is_connected, outage=self.standing.outage)
 
     def succeed(self, old: RedisSession) -> None:
         """Go on where a session stood that has found its server to be part of a Cluster, and begin."""
         error = BackplaneUnavailableError("The server has become part of a Redis Cluster.")
         old.resign(error)
-        self.outage, self.first = old.outage, old.first
+        self.standing.succeed(old.standing)
         self._watch.succeed(old.watch)
-        self.placement.adopt(old.subscriber, error, None if old.outage is None else old.watch.deaf_since)
+        self.placement.adopt(old.subscriber, error, None if self.standing.outage is None else old.watch.deaf_since)
         self.routes.adopt(old.pipeline)
         self._supervisor.start(old.close(), "close the first connections")
         self.start()
@@ -128,7 +123,7 @@ class ClusterSession:
     def start(self) -> None:
         """Begin to connect."""
         self._began = self._clock.monotonic()
-        self._undecided_until = self._began + self._options.async_timeout
+        self.standing.begin()
         self._check()
         self._supervisor.start(self._tick(), "deadlines", vital=True)
 
@@ -138,13 +133,13 @@ class ClusterSession:
         Raises:
             BackplaneUnavailableError: `connect_retry` attempts failed.
         """
-        self.first = self.first or asyncio.get_running_loop().create_future()
+        first = self.standing.first()
         self._check()
-        await self.first
+        await first
 
     async def close(self) -> None:
         """Send what waits, fail what is unconfirmed, and close all connections; nothing is delivered any more."""
-        self._sink = None
+        self.standing.end()
         self.placement.close(BackplaneUnavailableError("The backplane is not running."))
         self.routes.close()
         shards = [*self._shards.values(), *self._retired]
@@ -158,9 +153,8 @@ class ClusterSession:
 
     async def subscribe(self, names: Collection[str], *, keep: bool) -> None:
         """Want channels; see `Backplane.subscribe`."""
-        undecided = self._undecided_until is not None and self.outage is None
-        somebody = undecided or any(shard.hears for shard in self._shards.values())
-        nobody = self.outage or BackplaneUnavailableError("There is no connection to Redis.")
+        somebody = self.standing.is_undecided or any(shard.hears for shard in self._shards.values())
+        nobody = self.standing.outage or BackplaneUnavailableError("There is no connection to Redis.")
         await self.placement.subscribe(names, keep=keep, away=None if somebody else nobody)
 
     async def unsubscribe(self, names: Collection[str]) -> None:
@@ -174,7 +168,7 @@ class ClusterSession:
     async def count_subscribers(self, names: Sequence[str]) -> dict[str, int]:
         """How many nodes are subscribed to each channel, wherever they are; see `SubscriberCount`."""
         replicas = self._view.replicas if self._view is not None else ()
-        return await self._count.ask(names, list(self._shards.values()), replicas, outage=self.outage)
+        return await self._count.ask(names, list(self._shards.values()), replicas, outage=self.standing.outage)
 
     # The Cluster
 
@@ -185,13 +179,9 @@ class ClusterSession:
             if not self._looking and now >= self._look_at:
                 self._looking = True
                 self._supervisor.start(self._look(), "look at the cluster", vital=True)
-            if self._undecided_until is not None and now >= self._undecided_until:
-                self._undecided_until = None
-                if self._view is None:
-                    text = f"No connection to Redis within {self._options.async_timeout:g} s."
-                    # Whoever waits for a first subscription gives up now, and must not take that for an answer.
-                    self._lose(error := BackplaneUnavailableError(text))
-                    self._not_found(error)
+            if (error := self.standing.give_up(now)) is not None and self._view is None:
+                self._lose(error)
+                self._not_found(error)
             for shard in [*self._shards.values(), *self._retired]:
                 shard.tick(now)
             self.routes.tick(now)
@@ -204,7 +194,7 @@ class ClusterSession:
         self._look_at = 0.0
 
     def _not_found(self, error: BackplaneUnavailableError) -> None:
-        if self._sink is not None:
+        if not self.standing.is_over:
             self.placement.deafen(self._began)
             self._watch.not_found(error)
 
@@ -231,20 +221,19 @@ class ClusterSession:
             if self._failures == 1:
                 logger.warning("%s", error)
             self._lose(error)
-            if self.outage is not None:
-                self.outage = error
+            self.standing.blame(error)
             if self._view is None:
                 self._not_found(error)
         finally:
             self._looking = False
-            well = self.outage is None and not self._moved and not self._doubts
+            well = self.standing.outage is None and not self._moved and not self._doubts
             pause = _LOOK_SECONDS if well else min(_LOOK_SECONDS_TROUBLED * max(1, self._failures), _LOOK_SECONDS)
             self._look_at = min(self._look_at, self._clock.monotonic() + pause)
             self._check()
 
     def _adopt(self, best: ClusterView, views: Sequence[ClusterView]) -> bool:
         """Take over what was seen; returns whether most primaries are alive and in touch with one another."""
-        if self._sink is None:
+        if self.standing.is_over:
             return False
         if not best.primaries:
             raise BackplaneUnavailableError(f"The Redis Cluster of {best.asked} has no slots yet.")
@@ -313,11 +302,10 @@ class ClusterSession:
         return not torn and 2 * len(alive) > len(best.primaries)
 
     def _changed(self, shard: Shard, error: BackplaneUnavailableError | None) -> None:
-        if self._sink is None or shard in self._retired:
+        if self.standing.is_over or shard in self._retired:
             return
-        if error is not None and self.outage is not None:
-            # The newest reason is the one to mend: a server that is back may refuse a login.
-            self.outage = error
+        if error is not None:
+            self.standing.blame(error)
         self._turned(error)
 
     def _turned(self, error: BackplaneUnavailableError | None) -> None:
@@ -389,54 +377,29 @@ class ClusterSession:
         if not any(shard.is_up for shard in self._shards.values()):
             self.routes.lobby.detach(error)
             self.placement.give_up(error)
-        if self.outage is None and self._sink is not None:
-            self.outage = error
-            self._sink.lost(error)
+        self.standing.lose(error)
 
     def _is_whole(self) -> bool:
         shards = self._shards.values()
         up = [shard for shard in shards if shard.is_up]
         there = bool(up) and (not self._sharded or len(up) == len(shards))
         # Who comes back into a Cluster that is not one yet would publish for itself.
-        agreed = self._calm or self.outage is None
+        agreed = self._calm or self.standing.outage is None
         torn = self._split is not None or self._moved
         return there and agreed and not torn and self.placement.is_restored
 
     def _check(self) -> None:
         """Draw the conclusions of whatever changed."""
-        if self._sink is None:
+        if self.standing.is_over:
             return
         self._hold()
         self._watch.look(list(self._shards.values()))
         if self._is_whole():
-            self._undecided_until = None
             gap, self.placement.missed = self.placement.missed, False
-            if self.outage is not None:
-                self.outage = None
-                logger.info("The Redis backplane is whole again%s.", "; messages may have been missed" if gap else "")
-                self._sink.restored(gap=gap)
-            if self.first is not None and not self.first.done():
-                self.first.set_result(None)
-        elif self.first is not None and not self.first.done() and self.outage is not None:
-            failures = max([self._failures, *[shard.failures for shard in self._shards.values()]])
-            if failures >= max(self._options.connect_retry, 1):
-                text = (
-                    "It was not possible to connect to the redis server(s). There was an error: to start without "
-                    "Redis and connect when it comes, set abort_on_connect_fail to False (abortConnect=false)."
-                )
-                self.first.set_exception(unavailable(text, self.outage))
+            self.standing.whole(gap=gap)
+        else:
+            self.standing.failed(max([self._failures, *[shard.failures for shard in self._shards.values()]]))
 
     def _hold(self) -> None:
-        """Keep publishes back while our own subscriptions are on their way, but not for long."""
-        if self.placement.is_answered or self._options.backlog == "fail_fast":
-            self._hold_until = None
-            self.routes.hold(held=False)
-        elif not any(shard.takes for shard in self._shards.values()):
-            # Nothing can be sent; this is for the moment when that changes.
-            self._hold_until = None
-            self.routes.hold(held=True)
-        else:
-            now = self._clock.monotonic()
-            if self._hold_until is None:
-                self._hold_until = now + _HOLD_SECONDS
-            self.routes.hold(held=now < self._hold_until)
+        takes = any(shard.takes for shard in self._shards.values())
+        self.routes.hold(held=self.standing.holds(answered=self.placement.is_answered, takes=takes))

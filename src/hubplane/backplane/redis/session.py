@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from random import Random
 
 from hubplane.backplane.base import BackplaneSink
-from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection, unavailable
+from hubplane.backplane.redis.connection import RedisConnection, describe_error, open_connection
 from hubplane.backplane.redis.discovery import is_cluster
 from hubplane.backplane.redis.events import (
     RedisConnectionError,
@@ -23,6 +22,7 @@ from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pipeline import CommandPipeline
 from hubplane.backplane.redis.sentinel import Sentinels
 from hubplane.backplane.redis.server_check import ServerCheck
+from hubplane.backplane.redis.standing import Standing
 from hubplane.backplane.redis.subscriber import Subscriber
 from hubplane.backplane.redis.watch import ConnectionWatch
 from hubplane.clock import Clock
@@ -31,10 +31,6 @@ from hubplane.supervisor import Supervisor
 
 __all__ = ["RedisSession"]
 
-logger = logging.getLogger(__name__)
-
-# How long publishes wait, once Redis takes commands again, for this node's own subscriptions, so that it hears itself.
-_HOLD_SECONDS = 1.0
 _LONGEST_TICK = 0.25
 _GOODBYE_SECONDS = 0.25
 
@@ -67,7 +63,6 @@ class RedisSession:
         on_cluster: Callable[[], None] | None = None,
     ) -> None:
         self._options = options
-        self._sink: BackplaneSink | None = sink
         self._clock = clock
         self._random = random
         self._supervisor = Supervisor("redis backplane", on_failure=self._failed)
@@ -82,17 +77,13 @@ class RedisSession:
         self._commands = self._link("commands", self.pipeline, "publishing")
         self._subscriptions = self._link("subscriptions", self.subscriber, "subscription")
         self._server = ServerCheck(options, self.pipeline, clock, self._supervisor)
-        self.outage: BackplaneUnavailableError | None = None
-        self._hold_until: float | None = None
-        # Until when the first attempts to connect may be undecided.
-        self._undecided_until: float | None = None
-        self.first: asyncio.Future[None] | None = None
+        self.standing = Standing(options, sink, clock)
 
     @property
     def is_connected(self) -> bool:
         """Both connections are up, and no wanted channel is refused or still to be restored."""
         return (
-            self.outage is None
+            self.standing.outage is None
             and self._commands.is_up
             and self._subscriptions.is_up
             and self.subscriber.is_restored
@@ -103,7 +94,8 @@ class RedisSession:
         """How it is at this moment."""
         publishing = self._commands.connection if self._commands.is_up else None
         subscription = self._subscriptions.connection if self._subscriptions.is_up else None
-        error = "" if self.outage is None else str(self.outage)
+        outage = self.standing.outage
+        error = "" if outage is None else str(outage)
         if not error and self.subscriber.refused:
             error = f"Redis refuses {self.subscriber.refused} of {self.subscriber.wanted} channels."
         elif not error and not self.is_connected:
@@ -126,7 +118,7 @@ class RedisSession:
 
     def start(self) -> None:
         """Begin to connect."""
-        self._undecided_until = self._clock.monotonic() + self._options.async_timeout
+        self.standing.begin()
         self._check()
         self._supervisor.start(self._commands.run(), "commands", vital=True)
         self._supervisor.start(self._subscriptions.run(), "subscriptions", vital=True)
@@ -140,18 +132,18 @@ class RedisSession:
         Raises:
             BackplaneUnavailableError: `connect_retry` attempts failed.
         """
-        self.first = asyncio.get_running_loop().create_future()
+        first = self.standing.first()
         self._check()
-        await self.first
+        await first
 
     def resign(self, error: BackplaneUnavailableError) -> None:
         """Leave the run to another session: nothing that was sent is answered any more, the rest can be taken over."""
-        self._sink = None
+        self.standing.end()
         self.pipeline.detach(error)
 
     async def close(self) -> None:
         """Send what waits, fail what is unconfirmed, and close both connections; nothing is delivered any more."""
-        self._sink = None
+        self.standing.end()
         self.pipeline.close()
         self.subscriber.close()
         links = (self._commands, self._subscriptions)
@@ -204,11 +196,8 @@ class RedisSession:
         while True:
             await self._clock.sleep(seconds)
             now = self._clock.monotonic()
-            if self._undecided_until is not None and now >= self._undecided_until:
-                self._undecided_until = None
-                # Whoever waits for a first subscription gives up now, and must not take that for an answer.
-                error = BackplaneUnavailableError(f"No connection to Redis within {options.async_timeout:g} s.")
-                self._lose(error)
+            if (error := self.standing.give_up(now)) is not None:
+                self.standing.lose(error)
                 self._report_down(error)
             self.pipeline.expire(now)
             self.subscriber.tick(now)
@@ -220,14 +209,13 @@ class RedisSession:
 
     def _failed(self, error: BaseException) -> None:
         # None of our tasks ends by itself; should one, being lost is better than being deaf.
-        self._lose(BackplaneUnavailableError(f"The Redis backplane failed: {describe_error(error)}."))
+        self.standing.lose(BackplaneUnavailableError(f"The Redis backplane failed: {describe_error(error)}."))
 
     def _changed(self, name: RedisConnectionName, error: BackplaneUnavailableError | None) -> None:
         if error is not None:
-            self._lose(error)
-            if self._sink is not None:
-                # The newest reason is the one to mend: a Redis that is back may refuse a login.
-                self.outage = error
+            self.standing.lose(error)
+            self.standing.blame(error)
+            if not self.standing.is_over:
                 self.watch.failed(name, error)
         self._check()
 
@@ -237,36 +225,23 @@ class RedisSession:
         if not self._subscriptions.is_up:
             self.watch.failed("subscription", error)
 
-    def _lose(self, error: BackplaneUnavailableError) -> None:
-        if self.outage is None and self._sink is not None:
-            self.outage = error
-            self._sink.lost(error)
-
     def _check(self) -> None:
         """Draw the conclusions of whatever changed."""
-        if self._sink is None:
+        standing = self.standing
+        if standing.is_over:
             return
-        self._hold()
+        answered = self.subscriber.is_answered
+        self.pipeline.hold(held=standing.holds(answered=answered, takes=self._commands.is_up))
         self._watch_connections()
-        if self._commands.is_up and self._subscriptions.is_up:
-            self._undecided_until = None
-        if self._commands.is_up and self._subscriptions.is_up and self.subscriber.is_restored:
+        up = self._commands.is_up and self._subscriptions.is_up
+        if up:
+            standing.decided()
+        if up and self.subscriber.is_restored:
             # A gap is a matter of one outage; without one, nobody was there before who could have missed anything.
             gap, self.subscriber.missed = self.subscriber.missed, False
-            if self.outage is not None:
-                self.outage = None
-                logger.info("The Redis backplane is whole again%s.", "; messages may have been missed" if gap else "")
-                self._sink.restored(gap=gap)
-            if self.first is not None and not self.first.done():
-                self.first.set_result(None)
-        elif self.first is not None and not self.first.done():
-            failures = max(self._commands.failures, self._subscriptions.failures)
-            if failures >= max(self._options.connect_retry, 1):
-                text = (
-                    "It was not possible to connect to the redis server(s). There was an error: to start without "
-                    "Redis and connect when it comes, set abort_on_connect_fail to False (abortConnect=false)."
-                )
-                self.first.set_exception(unavailable(text, self.outage))
+            standing.whole(gap=gap)
+        else:
+            standing.failed(max(self._commands.failures, self._subscriptions.failures))
 
     def _watch_connections(self) -> None:
         publishing, subscription = self._commands.connection, self._subscriptions.connection
@@ -278,18 +253,3 @@ class RedisSession:
         if self._subscriptions.is_up and subscription is not None and self.subscriber.is_answered:
             self.watch.works("subscription", subscription.endpoint)
             self.watch.hears(self.subscriber.regained, all_of_them=self.subscriber.is_restored)
-
-    def _hold(self) -> None:
-        """Keep publishes back while our own subscriptions are on their way, but not for long."""
-        if self.subscriber.is_answered or self._options.backlog == "fail_fast":
-            self._hold_until = None
-            self.pipeline.hold(held=False)
-        elif not self._commands.is_up:
-            # Nothing can be sent; this is for the moment when that changes.
-            self._hold_until = None
-            self.pipeline.hold(held=True)
-        else:
-            now = self._clock.monotonic()
-            if self._hold_until is None:
-                self._hold_until = now + _HOLD_SECONDS
-            self.pipeline.hold(held=now < self._hold_until)
