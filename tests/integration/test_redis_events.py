@@ -115,6 +115,7 @@ async def test_outage_is_told_once_per_connection(server: RedisServer) -> None:
     node, sink = RedisBackplane(parse(server.configuration), handlers=ears.handlers), RecordingSink()
     async with node.run(sink):
         await node.subscribe(["a"])
+        await node.publish("nobody", b"")  # both connections are up
         server.kill()
         await ears.until(lambda: len(ears.failed) == 2)
         session = node._session
@@ -167,6 +168,7 @@ async def test_frozen_redis_is_told_and_is_no_gap(server: RedisServer) -> None:
     node = RedisBackplane(options, handlers=ears.handlers)
     async with node.run(RecordingSink()):
         await node.subscribe(["a"])
+        await node.publish("nobody", b"")  # both connections are up
         server.pause()
         await ears.until(lambda: len(ears.failed) == 2)
         assert {event.failure for event in ears.failed} == {RedisFailure.SOCKET_FAILURE}
@@ -242,6 +244,7 @@ async def test_leaving_is_no_failure(server: RedisServer) -> None:
     assert ears.heard == []
     async with node.run(RecordingSink()):
         await node.subscribe(["a"])
+        await node.publish("nobody", b"")  # both connections are up
         server.kill()
         await ears.until(lambda: len(ears.failed) == 2)
     assert len(ears.heard) == 2

@@ -78,6 +78,8 @@ async def test_dead_primary_is_told_and_its_heir_restores(cluster: RedisCluster,
     node, sink = RedisBackplane(options, handlers=ears.handlers), RecordingSink()
     async with node.run(sink):
         await node.subscribe(names)
+        for name in names:
+            await node.publish(name, b"")  # all connections are up
         victim = cluster.owner(0)
         before = datetime.now(UTC)
         victim.kill()
@@ -108,6 +110,8 @@ async def test_frozen_primary_is_told_by_its_silence(cluster: RedisCluster) -> N
     node = RedisBackplane(options, handlers=ears.handlers)
     async with node.run(RecordingSink()):
         await node.subscribe(names)
+        for name in names:
+            await node.publish(name, b"")  # all connections are up
         victim = cluster.owner(0)
         before = datetime.now(UTC)
         victim.pause()
@@ -303,6 +307,7 @@ async def test_sentinels_failover_is_told() -> None:
         node, sink = RedisBackplane(options, handlers=ears.handlers), RecordingSink()
         async with node.run(sink):
             await node.subscribe(["a", "b"])
+            await node.publish("nobody", b"")  # both connections are up
             old = sentinels.primary()
             old.kill()
             await ears.until(lambda: len(ears.restored) == 2 and len(ears.gaps) == 1)

@@ -27,6 +27,7 @@ async def running(options: RedisOptions, *channels: str) -> AsyncIterator[tuple[
     node, sink = RedisBackplane(options), RecordingSink()
     async with node.run(sink):
         await node.subscribe([*channels, "ready"])
+        assert await node.publish("nobody", b"") == 0  # both connections are up
         yield node, sink
 
 
@@ -156,7 +157,6 @@ async def test_unconfirmed_publish_fails_when_the_connection_breaks() -> None:
     """A publish that was sent and not answered when the connection broke raises, with the break as its cause."""
     with RedisServer() as server:
         async with running(parse(server.configuration)) as (node, sink):
-            await node.publish("room", b"the connection for this is there")
             server.pause()
             confirmed = node.publish("room", b"x")
             await asyncio.sleep(0.05)  # let it be sent; the server is frozen, so nothing else can happen meanwhile
@@ -287,6 +287,7 @@ async def test_leaving_during_an_outage_is_prompt() -> None:
         loop = asyncio.get_running_loop()
         async with node.run(sink):
             await node.subscribe(["room"])
+            await node.publish("nobody", b"")  # both connections are up
             server.pause()
             waiting = [node.publish("room", b"x" * 100_000) for _ in range(100)]
             joining = asyncio.create_task(node.subscribe(["late"]))

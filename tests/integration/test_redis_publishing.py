@@ -37,6 +37,7 @@ async def test_publishes_wait_in_order_while_redis_is_away(server: RedisServer) 
     node, sink = RedisBackplane(parse(server.configuration)), RecordingSink()
     async with node.run(sink):
         await node.subscribe(["room"])
+        await node.publish("nobody", b"")  # both connections are up
         server.kill()
         await sink.event("lost")
         waiting = [node.publish("room", str(number).encode()) for number in range(100)]
@@ -105,6 +106,7 @@ async def test_backlog_is_bounded(server: RedisServer, limits: dict[str, int], a
     node, sink = RedisBackplane(replace(parse(server.configuration), **limits)), RecordingSink()  # type: ignore[arg-type]
     async with node.run(sink):
         await node.subscribe(["room"])
+        await node.publish("nobody", b"")  # both connections are up
         server.kill()
         await sink.event("lost")
         waiting = [node.publish("room", b"x" * 1_000) for _ in range(20)]
@@ -120,6 +122,7 @@ async def test_backlog_is_bounded_while_redis_does_not_read(server: RedisServer)
     node, sink = RedisBackplane(options), RecordingSink()
     async with node.run(sink):
         await node.subscribe(["room"])
+        await node.publish("nobody", b"")  # both connections are up
         server.pause()
         waiting: list[Awaitable[int | None]] = []
         refused: list[Awaitable[int | None]] = []

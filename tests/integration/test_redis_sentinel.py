@@ -51,6 +51,7 @@ async def running(options: RedisOptions, *channels: str) -> AsyncIterator[tuple[
     node, sink = RedisBackplane(options), RecordingSink()
     async with node.run(sink):
         await node.subscribe([*channels, "ready"])
+        await node.publish("nobody", b"")  # both connections are up
         yield node, sink
 
 
