@@ -228,7 +228,7 @@ async def test_refused_channel_shows_in_the_health(cluster: RedisCluster, mode: 
         with pytest.raises(BackplanePermissionError) as caught:
             await node.publish("forbidden", b"x")
         assert caught.value.command == ("SPUBLISH" if mode == "sharded" else "PUBLISH")
-        assert node.is_connected
+        await until(lambda: node.is_connected)
         await node.subscribe(["forbidden"], keep=True)
         await until(lambda: node.health().refused == 1)
         assert not node.is_connected
