@@ -14,7 +14,7 @@ from hubplane.hubs.authorization import AuthorizationContext, authorize
 from hubplane.auth.tokens import JwtAuthenticator, JwtUser
 from hubplane.frameworks.django import DjangoSessionAuthenticator, django_database
 from hubplane.endpoint.refresh import AuthenticationRefreshContext
-from hubplane.connection.request import ConnectionRequest
+from hubplane.connection.request import ConnectionRequest, HubConnectionContext
 from hubplane.protocol.negotiation import NegotiateRedirect
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, HubLifetimeContext
 from hubplane.telemetry.base import Span, Telemetry
@@ -72,6 +72,7 @@ __all__ = [
     "DjangoSessionAuthenticator",
     "django_database",
     "ConnectionRequest",
+    "HubConnectionContext",
     "NegotiateRedirect",
     # Who hears what happens
     "OpenTelemetry",

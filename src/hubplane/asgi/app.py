@@ -18,6 +18,7 @@ from hubplane.clock import Clock, SystemClock
 from hubplane.configuration import Configuration, layered, load
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
+from hubplane.connection.request import HubConnectionContext
 from hubplane.endpoint.endpoint import HubEndpoint, HubRuntime, HubSettings, default_user_id, select_protocols
 from hubplane.endpoint.heartbeat import Heartbeat
 from hubplane.endpoint.refresh import RefreshHook
@@ -153,7 +154,7 @@ class HubApp:
         hub_factory: HubFactory | None = None,
         filters: Sequence[FilterFactory] = (),
         authenticators: Sequence[Authenticator] | None = None,
-        user_id_provider: Callable[[HubConnection], str | None] = default_user_id,
+        user_id_provider: Callable[[HubConnectionContext], str | None] = default_user_id,
         negotiate: NegotiateHook | None = None,
         on_authentication_refresh: RefreshHook | None = None,
         sub_protocol_selector: SubProtocolSelector | None = None,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any, cast  # ASGI scopes hold what servers and middleware put there
+from typing import Any, Protocol, cast  # ASGI scopes hold what servers and middleware put there
 from urllib.parse import parse_qsl
 
-__all__ = ["ConnectionRequest"]
+__all__ = ["ConnectionRequest", "HubConnectionContext"]
 
 
 class ConnectionRequest:
@@ -77,3 +77,17 @@ class ConnectionRequest:
     def authenticated_as(self, user: object) -> None:
         """Set the user, as authentication middleware would: in ``scope["user"]``."""
         cast("MutableMapping[str, Any]", self.scope)["user"] = user
+
+
+class HubConnectionContext(Protocol):
+    """A connection as a `user_id_provider` sees it, before there is a user: what it is to be computed from."""
+
+    @property
+    def connection_id(self) -> str:
+        """The public id; also that of the connection that a later request is for."""
+        ...
+
+    @property
+    def request(self) -> ConnectionRequest:
+        """The HTTP request that opens the connection, or that comes for it later with a login of its own."""
+        ...

@@ -15,7 +15,7 @@ from hubplane.auth.users import Authenticator, identifier, is_authenticated
 from hubplane.clock import Clock
 from hubplane.connection.hub_connection import HubConnection
 from hubplane.connection.outbound import Cork
-from hubplane.connection.request import ConnectionRequest
+from hubplane.connection.request import ConnectionRequest, HubConnectionContext
 from hubplane.connection.stateful import StatefulConnection
 from hubplane.connection.transport import TransportKind, Verdict
 from hubplane.endpoint.gate import Gate
@@ -68,7 +68,7 @@ def select_protocols(protocols: Sequence[HubProtocol], options: HubOptions) -> d
     return {name: protocol for name, protocol in registered.items() if name in wanted}
 
 
-def default_user_id(connection: HubConnection) -> str | None:
+def default_user_id(connection: HubConnectionContext) -> str | None:
     """The user's id from what an authenticator or authentication middleware put into ``scope["user"]``.
 
     A mapping of claims gives its ``sub``, or .NET's names for it; Starlette's and Django's user objects give
@@ -118,7 +118,7 @@ class HubSettings:
     transport_options: TransportOptions
     hub_factory: HubFactory | None = None
     filters: tuple[FilterFactory, ...] = ()
-    user_id: Callable[[HubConnection], str | None] = default_user_id
+    user_id: Callable[[HubConnectionContext], str | None] = default_user_id
     authenticators: tuple[Authenticator, ...] = ()
     negotiate: NegotiateHook | None = None
     on_authentication_refresh: RefreshHook | None = None

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Callable
 
 from hubplane.connection.hub_connection import HubConnection, Refreshed
+from hubplane.connection.request import HubConnectionContext
 from hubplane.connection.transport import CloseReason
 from hubplane.errors import HandshakeError, HubException, wire_error_name
 from hubplane.hubs.dispatcher import HubDispatcher
@@ -69,7 +70,7 @@ class ConnectionRunner:
         supervisor: Supervisor,
         detailed_errors: bool,
         slots: int,
-        user_id: Callable[[HubConnection], str | None],
+        user_id: Callable[[HubConnectionContext], str | None],
     ) -> None:
         self._connection = connection
         self._dispatcher = dispatcher
