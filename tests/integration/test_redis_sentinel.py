@@ -91,7 +91,7 @@ async def test_primary_dies(sentinels: RedisSentinels) -> None:
         old.kill()
         await fleet.event("lost")
         assert loop.time() - before < 1.0
-        # Half a second until it counts as down, then an election.
+        # A second until it counts as down, then an election.
         await fleet.event(GAP)
         assert loop.time() - before < 10.0
         # One Sentinel that knows it is enough for the nodes; the others need a moment.
@@ -142,7 +142,8 @@ async def test_primary_freezes(sentinels: RedisSentinels) -> None:
             await fleet.caught_up()
         finally:
             old.resume()
-        await eventually(lambda: old.command("ROLE")[0] == b"slave", "the old primary follows")  # type: ignore[index]
+        # It follows the new one, or becomes the primary again: on a busy machine the new one may count as down too.
+        await asyncio.to_thread(sentinels.wait_until_well)
         await fleet.caught_up()
         fleet.assert_ordered()
 

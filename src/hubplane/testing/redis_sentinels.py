@@ -67,7 +67,7 @@ class RedisSentinels(RedisFleet):
         sentinels: int = 3,
         kind: RedisServerKind = "any",
         name: str = "mymaster",
-        down_after: float = 0.5,
+        down_after: float = 1.0,
         password: str | None = None,
         sentinel_password: str | None = None,
     ) -> None:
