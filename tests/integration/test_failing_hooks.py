@@ -16,6 +16,7 @@ from hubplane import (
     ConnectionRequest,
     Hub,
     HubApp,
+    HubConnectionContext,
     TransportOptions,
 )
 from hubplane.connection.hub_connection import HubConnection
@@ -45,14 +46,15 @@ def user_of(request: ConnectionRequest) -> object:
     return {"sub": "ann", "exp": 4_000_000_000 + int(request.query_value("more") or 0)}
 
 
-def user_id(connection: HubConnection) -> str:
+def user_id(connection: HubConnectionContext) -> str:
     """Its id."""
     fails(connection.request, "provider")
     return "ann"
 
 
-def late_user_id(connection: HubConnection) -> str:
+def late_user_id(connection: HubConnectionContext) -> str:
     """Its id, once there is a protocol."""
+    assert isinstance(connection, HubConnection)
     if connection.session.protocol is not None:
         fails(connection.request, "provider")
     return "ann"

@@ -13,8 +13,7 @@ import jwt
 import pytest
 from tests.integration.edges import EDGES, Edge, RawWebSocket, Server, serving
 
-from hubplane import Hub, HubApp, JwtAuthenticator, TransportOptions
-from hubplane.connection.hub_connection import HubConnection
+from hubplane import Hub, HubApp, HubConnectionContext, JwtAuthenticator, TransportOptions
 
 KEY = "a secret that is long enough for HS256"
 HANDSHAKE = b'{"protocol":"json","version":1}\x1e'
@@ -30,7 +29,7 @@ class OwnedHub(Hub):
         return self.context.user_identifier
 
 
-def account(connection: HubConnection) -> str | None:
+def account(connection: HubConnectionContext) -> str | None:
     """Several logins may be of one account; a login that names none has none."""
     claims: dict[str, Any] = getattr(connection.request.user, "claims", {})
     if claims.get("account") == "broken":

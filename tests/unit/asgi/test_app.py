@@ -17,12 +17,12 @@ from starlette.authentication import SimpleUser
 from starlette.routing import Mount
 from starlette.testclient import TestClient, WebSocketTestSession
 
+from hubplane import HubConnectionContext
 from hubplane.asgi.app import HubApp
 from hubplane.backplane.base import BackplaneSink
 from hubplane.backplane.memory import MemoryBackplane, MemoryBus
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
-from hubplane.connection.hub_connection import HubConnection
 from hubplane.errors import ConfigurationError
 from hubplane.hubs.filters import HubFilter, HubInvocationContext, NextInvocation
 from hubplane.hubs.hub import Hub
@@ -425,7 +425,7 @@ async def test_choices_for_one_hub() -> None:
         made.append(NewsHub())
         return made[-1]
 
-    def from_header(connection: HubConnection) -> str | None:
+    def from_header(connection: HubConnectionContext) -> str | None:
         return connection.request.header("x-user")
 
     app = HubApp(options=HubOptions(enable_detailed_errors=True))
