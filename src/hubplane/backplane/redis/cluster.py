@@ -18,6 +18,7 @@ from hubplane.backplane.redis.counting import SubscriberCount
 from hubplane.backplane.redis.discovery import ClusterDiscovery
 from hubplane.backplane.redis.events import RedisEventQueue
 from hubplane.backplane.redis.health import RedisHealth
+from hubplane.backplane.redis.homes import Home
 from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.placement import Placement
 from hubplane.backplane.redis.routes import SlotRoutes
@@ -74,12 +75,15 @@ class ClusterSession:
             clock,
             sink.deliver,
             locate=self._locate,
+            related=self._related,
             on_settled=self._check,
             on_misplaced=self._misplaced,
         )
         self._events = events
         self._watch = ClusterWatch(self.placement, ConnectionWatch(events, clock))
         self._view: ClusterView | None = None
+        # As the owners of slots were before they last changed.
+        self._before: ClusterView | None = None
         self._shards: dict[Endpoint, Shard] = {}
         self._retired: list[Shard] = []
         self._homes: list[Shard | None] = [None] * SLOTS
@@ -242,6 +246,7 @@ class ClusterSession:
             logger.info("The primaries of the Redis Cluster: %s.", ", ".join(map(str, endpoints)))
         changed = self._view is None or self._view.owners() != best.owners() or self._moved
         before, self._view = self._view, best
+        self._before = before if changed else self._before
         self._moved = False
         for endpoint in endpoints:
             if endpoint not in self._shards:
@@ -355,6 +360,10 @@ class ClusterSession:
 
     def _locate(self, name: str) -> Shard | None:
         return self._homes[self.routes.slot_of(name)]
+
+    def _related(self, one: Home, other: Home) -> bool:
+        views = (self._view, self._before)
+        return any(view is not None and view.related(one.endpoint, other.endpoint) for view in views)
 
     def _bury(self) -> None:
         """Close servers that left the Cluster, once no channel is heard there."""

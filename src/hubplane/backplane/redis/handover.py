@@ -1,15 +1,15 @@
 """`Handover`: one channel changes its server while messages flow, and each arrives once and in order.
 
-In a Cluster every primary hears what is published on any, so for a while a channel is subscribed at two. The old one is
-listened to; what the new one brings is only remembered. At the end whatever the new one had and the old one had not is
-delivered, and what the old one brought last is not taken from the new one again.
+For a while a channel is subscribed at two. Where both bring the same messages, the old one is listened to; what the
+new one brings is only remembered. At the end whatever the new one had and the old one had not is delivered, and what
+the old one brought last is not taken from the new one again. Where each brings its own messages, both are listened to.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 
-__all__ = ["Handover"]
+__all__ = ["Handover", "Passage"]
 
 # A message reaches this node from both servers within so long; the bus between servers may be slower by tens of
 # milliseconds than the link to the one that it was published on.
@@ -24,16 +24,21 @@ _LIMIT_BYTES = 4_194_304
 class Handover:
     """Decides message by message; it neither subscribes nor reads a clock.
 
+    In compat mode every primary hears what is published on any: what the new one brings at first may be a copy of what
+    the old one brought before both were subscribed. In sharded mode that is so within a shard, where a replica and its
+    primary change roles: messages are published at the new one, and the old one gets the copies, or not any more.
+
     Args:
         now: Monotonic seconds: both are subscribed.
+        shard: They are primary and replica of one shard, in sharded mode.
     """
 
     __slots__ = ("_begins", "_bytes", "_ends", "_new", "_old", "_recent", "_settled")
 
-    def __init__(self, now: float) -> None:
-        # What the new one brings before may be a copy of what the old one brought before both were subscribed.
-        self._begins = now + _LAG
-        self._ends = self._begins + _OVERLAP
+    def __init__(self, now: float, *, shard: bool = False) -> None:
+        # What the new one brings before is not looked at.
+        self._begins = now if shard else now + _LAG
+        self._ends = self._begins + (_LAG if shard else _OVERLAP)
         self._old: Counter[bytes] = Counter()
         self._recent: deque[tuple[float, bytes]] = deque()
         self._new: list[bytes] = []
@@ -84,3 +89,15 @@ class Handover:
         self._settled = True
         self._ends = now + _ECHO
         return missed
+
+
+class Passage(Handover):
+    """A shard channel moves to another shard with its slot: no message comes from both."""
+
+    def from_old(self, payload: bytes, now: float) -> bool:
+        """Always."""
+        return True
+
+    def from_new(self, payload: bytes, now: float) -> bool:
+        """Always."""
+        return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from hubplane.backplane.redis.options import Endpoint
 from hubplane.backplane.redis.subscriber import Subscriber
 
 __all__ = ["Home"]
@@ -11,6 +12,8 @@ __all__ = ["Home"]
 
 class Home(Protocol):
     """A server at which channels may be subscribed."""
+
+    endpoint: Endpoint
 
     @property
     def subscriber(self) -> Subscriber:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 
 from hubplane.backplane.redis.batches import describe_lateness
 from hubplane.backplane.redis.connection import describe_error, unavailable
-from hubplane.backplane.redis.handover import Handover
+from hubplane.backplane.redis.handover import Handover, Passage
 from hubplane.backplane.redis.homes import Home
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.subscriber import Subscriber
@@ -46,6 +46,7 @@ class Placement:
         clock: For deadlines.
         deliver: Gets every message on a wanted channel, once.
         locate: The home of a channel at present; None while it has none.
+        related: Whether two servers are, or were a moment ago, of one shard.
         on_settled: Called when the last channel that had to be restored is.
         on_misplaced: Called when a server says that a channel is not its own.
 
@@ -62,12 +63,14 @@ class Placement:
         deliver: Callable[[str, bytes], None],
         *,
         locate: Callable[[str], Home | None],
+        related: Callable[[Home, Home], bool],
         on_settled: Callable[[], None],
         on_misplaced: Callable[[], None],
     ) -> None:
         self._clock = clock
         self._deliver = deliver
         self._locate = locate
+        self._related = related
         self._on_settled = on_settled
         self._on_misplaced = on_misplaced
         self._sharded = options.mode == "sharded"
@@ -352,9 +355,13 @@ class Placement:
     def receiver(self, home: Home) -> Callable[[str, bytes], None]:
         """Takes the messages of one server."""
         heard, moves, deliver = self._heard, self._moves, self._deliver
-        if self._sharded:
-            # A message on a shard channel comes from one server only, so nothing needs to be told apart.
-            return deliver
+
+        def receive_sharded(name: str, payload: bytes) -> None:
+            # Unless it moves within its shard, a message on a shard channel comes from one server only.
+            if name in moves:
+                self._receive(home, name, payload)
+            else:
+                deliver(name, payload)
 
         def receive(name: str, payload: bytes) -> None:
             if not moves and heard.get(name) is home:
@@ -362,7 +369,7 @@ class Placement:
             else:
                 self._receive(home, name, payload)
 
-        return receive
+        return receive_sharded if self._sharded else receive
 
     def _receive(self, home: Home, name: str, payload: bytes) -> None:
         entry, now = self._moves.get(name), self._clock.monotonic()
@@ -394,7 +401,8 @@ class Placement:
                 self.missed = True
                 self.regained.setdefault(name, old.deaf_since)
         elif name not in self._moves:
-            self._moves[name] = (old, Handover(self._clock.monotonic()))
+            kind = Passage if self._sharded and not self._related(old, home) else Handover
+            self._moves[name] = (old, kind(self._clock.monotonic(), shard=self._sharded))
         channel.confirmed = True
         self._refused.discard(channel)
         self._wanted.confirm(channel)

@@ -37,6 +37,7 @@ class ClusterNode:
         doubted: The asked node suspects it, or has no connection to it.
         epoch: Of its configuration; the newest wins.
         slots: Ranges that it owns, both ends included.
+        shard: The id of its primary; its own if it is one.
     """
 
     endpoint: Endpoint
@@ -45,6 +46,7 @@ class ClusterNode:
     doubted: bool
     epoch: int
     slots: tuple[tuple[int, int], ...]
+    shard: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,11 @@ class ClusterView:
         newest = max((node.epoch for node in self.nodes), default=0)
         weight = sum(node.epoch * (last + 1 - first) for node in self.primaries for first, last in node.slots)
         return alive, newest, weight
+
+    def related(self, one: Endpoint, other: Endpoint) -> bool:
+        """Whether two servers are of one shard: what is published on its channels at the one, the other hears too."""
+        shards = [node.shard for node in self.nodes if node.endpoint in {one, other}]
+        return len(shards) == 2 and len(set(shards)) == 1
 
     @property
     def replicas(self) -> tuple[Endpoint, ...]:
@@ -134,6 +141,7 @@ def _node(line: str, asked: Endpoint, *, tls: bool) -> ClusterNode | None:
         doubted="myself" not in flags and ("fail?" in flags or words[7] != "connected"),
         epoch=int(words[6]),
         slots=tuple(_range(word) for word in words[8:] if not word.startswith("[")),
+        shard=words[0] if words[3] == "-" else words[3],
     )
 
 

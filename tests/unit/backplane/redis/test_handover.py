@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from hubplane.backplane.redis.handover import Handover
+from hubplane.backplane.redis.handover import Handover, Passage
 
 
 def test_old_server_is_heard_until_the_end() -> None:
@@ -92,3 +92,26 @@ def test_any_interleaving(seed: int) -> None:
     assert move is not None
     assert move.is_settled
     assert got == list(range(300))
+
+
+def test_shard_that_changes_its_primary() -> None:
+    """What is published at the new primary is heard from the moment it is subscribed there; the old one has copies."""
+    move = Handover(0.0, shard=True)
+    assert move.from_old(b"before", 0.01)
+    assert not move.from_new(b"both", 0.02)
+    assert move.from_old(b"both", 0.03)
+    assert not move.from_new(b"new only", 0.04)
+    assert not move.is_due(0.49)
+    assert move.is_due(0.5)
+    assert move.settle(0.5) == [b"new only"]
+    assert not move.from_old(b"new only", 0.6)
+
+
+def test_slot_that_changes_its_shard() -> None:
+    """Equal messages from both servers are two messages: neither hears what is published at the other."""
+    move = Passage(0.0, shard=True)
+    assert move.from_old(b"tick", 0.1)
+    assert move.from_new(b"tick", 0.1)
+    assert move.settle(0.5) == []
+    assert move.from_new(b"tick", 0.6)
+    assert move.from_old(b"late", 0.6)

@@ -57,6 +57,18 @@ def test_view_of_a_cluster() -> None:
     assert view.rank[:2] == (2, 7)
 
 
+def test_servers_of_one_shard() -> None:
+    """A primary and its replica are related, two primaries are not, and neither is a server that nobody knows."""
+    view = read_view(NODES, ASKED, tls=False)
+    one, two, three = (node.endpoint for node in view.primaries)
+    replica = Endpoint("10.0.0.4", 7000)
+    assert view.related(two, replica)
+    assert view.related(replica, two)
+    assert not view.related(one, replica)
+    assert not view.related(one, three)
+    assert not view.related(two, Endpoint("10.0.0.9", 7000))
+
+
 def test_host_names_count_with_tls() -> None:
     """With TLS a node's host name is used, which its certificate carries; without one its address."""
     view = read_view(NODES, ASKED, tls=True)
