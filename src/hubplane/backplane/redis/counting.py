@@ -66,13 +66,15 @@ class SubscriberCount:
         outage: BackplaneUnavailableError | None,
     ) -> None:
         command = pack_command(self._words(names))
-        futures = [shard.pipeline.submit(command, "PUBSUB NUMSUB") for shard in shards if shard.answers]
+        # One that is on its way at the start is waited for: subscribers may be there.
+        asked = [shard for shard in shards if shard.answers or not shard.failed]
+        futures = [shard.pipeline.submit(command, "PUBSUB NUMSUB") for shard in asked]
         if futures:
             await asyncio.wait(futures)
         errors = [error for future in futures if (error := future.exception()) is not None]
         answered = sum(_add(counts, names, future.result()) for future in futures if future.exception() is None)
         missing = [name for name in names if not counts[name]]
-        if missing and (not answered or outage is not None):
+        if missing and (not answered or errors or outage is not None):
             reason = errors[0] if errors else outage
             text = f"Not all servers of the Redis Cluster can be asked: {reason or 'there is no connection to Redis.'}"
             raise BackplaneUnavailableError(text) from reason
