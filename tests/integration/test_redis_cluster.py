@@ -7,15 +7,20 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
+from random import Random
 from typing import Literal
 
 import pytest
 from tests.integration.flow import GAP, flowing, lost_between
 
 from hubplane.backplane.redis.configuration import parse
+from hubplane.backplane.redis.events import RedisEventQueue, RedisHandlers
 from hubplane.backplane.redis.options import Endpoint, RedisMode, RedisOptions
+from hubplane.backplane.redis.placement import Placement
 from hubplane.backplane.redis.pubsub import RedisBackplane
+from hubplane.backplane.redis.shard import Shard
 from hubplane.backplane.redis.slots import SLOTS, slot_of
+from hubplane.clock import SystemClock
 from hubplane.errors import BackplaneUnavailableError
 from hubplane.testing.backplane_contract import RecordingSink
 from hubplane.testing.redis_cluster import RedisCluster
@@ -175,10 +180,11 @@ async def test_primary_dies(cluster: RedisCluster, mode: RedisMode) -> None:
         before = loop.time()
         victim.kill()
         await fleet.event("lost")
-        assert loop.time() - before < 1.0
+        # Not by its silence, which counts after three seconds.
+        assert loop.time() - before < 2.5
         await fleet.event(GAP)
         # Plain messages take another server at once; shard channels wait for the Cluster's election.
-        assert loop.time() - before < (2.0 if mode == "compat" else 8.0)
+        assert loop.time() - before < (3.0 if mode == "compat" else 12.0)
         await fleet.caught_up()
         lost = lost_between(fleet)
         await eventually(lambda: cluster.owner(0), "a replica is the primary")
@@ -193,9 +199,11 @@ async def test_primary_dies(cluster: RedisCluster, mode: RedisMode) -> None:
         fleet.assert_ordered()
         # Whatever was lost was lost in the one gap that was reported, and nothing after it.
         assert lost_between(fleet) == lost
+        await eventually(lambda: all(node.backplane.is_connected for node in fleet.nodes), "all are whole")
         for node in fleet.nodes:
-            assert node.sink.events == ["lost", GAP]
-            assert node.backplane.is_connected
+            # On a busy machine the servers may doubt one another for a while; that is told, and nothing is missed.
+            assert node.sink.events[:2] == ["lost", GAP]
+            assert set(node.sink.events[2:]) <= {"lost", "restored"}
             for channel in fleet.channels:
                 assert await node.backplane.publish(channel, b"counted 1") == 2
 
@@ -255,6 +263,72 @@ async def test_primary_steps_down(cluster: RedisCluster, mode: RedisMode) -> Non
             assert any(GAP in node.sink.events for node in fleet.nodes)
 
 
+async def test_channel_changes_sides_within_its_shard(cluster: RedisCluster) -> None:
+    """A replica hears what its primary does: while a shard channel is subscribed at both, each message comes once.
+
+    That is so when a primary has stepped down and the node has subscribed again before it learned of it.
+    """
+    options, clock = options_for(cluster, "sharded"), SystemClock()
+    replica = next(server for server in cluster.servers if cluster.role(server) == "slave")
+    primary = cluster.primary_of(replica)
+    assert primary is not None
+    thirds = names_over_all_slots(options)
+    name = next(n for n in thirds if cluster.owner(slot_of(f"{options.channel_prefix}{n}".encode())) is primary)
+    homes: list[Shard] = []
+    heard: list[bytes] = []
+    placement = Placement(
+        options,
+        clock,
+        lambda _, payload: heard.append(payload),
+        locate=lambda _: homes[-1],
+        related=lambda *_: True,
+        on_settled=lambda: None,
+        on_misplaced=lambda: None,
+    )
+    events = RedisEventQueue(RedisHandlers())
+
+    async def open_home(server: RedisServer) -> None:
+        shard = Shard(
+            Endpoint(server.host, server.port),
+            options,
+            placement,
+            clock=clock,
+            random=Random(1),
+            events=events,
+            on_change=lambda *_: None,
+            on_failure=lambda error: pytest.fail(str(error)),
+        )
+        shard.start()
+        while not shard.is_up:
+            await clock.sleep(0.01)
+        homes.append(shard)
+
+    await open_home(primary)
+    await placement.subscribe([name], keep=True, away=None)
+    channel = f"{options.channel_prefix}{name}"
+    sent: list[bytes] = []
+    try:
+        while not sent or subscribed(primary, options.channel_prefix, sharded=True):
+            sent.append(b"%d" % len(sent))
+            primary.command("SPUBLISH", channel, sent[-1])
+            if len(sent) == 10:
+                await open_home(replica)
+                placement.relocate()
+            placement.tick(clock.monotonic())
+            await clock.sleep(0.005)
+        primary.command("SPUBLISH", channel, b"last")
+        async with asyncio.timeout(20):
+            while b"last" not in heard:
+                await clock.sleep(0.005)
+    finally:
+        placement.close(BackplaneUnavailableError("The test is over."))
+        for shard in homes:
+            await shard.close()
+        await events.close()
+    assert heard == [*sent, b"last"]
+    assert len(sent) > 20
+
+
 async def test_primary_freezes(cluster: RedisCluster) -> None:
     """A primary that stops answering is noticed, replaced, and when it wakes up nothing arrives twice."""
     options = replace(options_for(cluster), liveness_interval=0.3)
@@ -265,9 +339,9 @@ async def test_primary_freezes(cluster: RedisCluster) -> None:
         victim.pause()
         try:
             await fleet.event("lost")
-            assert loop.time() - before < 3.0
+            assert loop.time() - before < 10.0
             await fleet.event(GAP)
-            assert loop.time() - before < 5.0
+            assert loop.time() - before < 15.0
             await fleet.caught_up()
             lost = lost_between(fleet)
             await eventually(lambda: cluster.owner(0) is not victim, "a replica is the primary")

@@ -90,10 +90,10 @@ async def test_primary_dies(sentinels: RedisSentinels) -> None:
         before = loop.time()
         old.kill()
         await fleet.event("lost")
-        assert loop.time() - before < 1.0
+        assert loop.time() - before < 2.5
         # A second until it counts as down, then an election.
         await fleet.event(GAP)
-        assert loop.time() - before < 10.0
+        assert loop.time() - before < 20.0
         # One Sentinel that knows it is enough for the nodes; the others need a moment.
         await eventually(lambda: sentinels.primary() is not old, "another primary")
         new = sentinels.primary()
@@ -136,9 +136,9 @@ async def test_primary_freezes(sentinels: RedisSentinels) -> None:
         old.pause()
         try:
             await fleet.event("lost")
-            assert loop.time() - before < 3.0
-            await fleet.event(GAP)
             assert loop.time() - before < 10.0
+            await fleet.event(GAP)
+            assert loop.time() - before < 20.0
             await fleet.caught_up()
         finally:
             old.resume()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 
+from hubplane.errors import BackplaneUnavailableError
 from hubplane.testing.redis_fleets import RedisFleet, bytes_of, fixed_port, text_of, wait_until
 from hubplane.testing.redis_server import RedisServer, RedisServerKind
 from hubplane.testing.resp import RespError
@@ -121,7 +122,20 @@ class RedisCluster(RedisFleet):
         They agree then, too, which primary owns which slots, and in which epoch.
         """
         running = [server for server in self.servers if server.pid is not None]
-        wait_until(lambda: all(self._is_well(server) for server in running) and self._agreed(), "the cluster is well")
+        try:
+            wait_until(
+                lambda: all(self._is_well(server) for server in running) and self._agreed(), "the cluster is well"
+            )
+        except TimeoutError as error:
+            raise TimeoutError("\n".join([str(error), *map(self._picture, running)])) from error
+
+    def _picture(self, server: RedisServer) -> str:
+        """What a server sees, for whoever has to find out why the cluster is not well."""
+        try:
+            info, nodes = bytes_of(server.command("CLUSTER", "INFO")), bytes_of(server.command("CLUSTER", "NODES"))
+        except (RespError, BackplaneUnavailableError, EOFError) as error:
+            return f"{server.port}: {error}"
+        return f"{server.port}, {server.command('ROLE')!r}, {info.split()[0].decode()}:\n{nodes.decode()}"
 
     def _is_well(self, server: RedisServer) -> bool:
         if b"cluster_state:ok" not in bytes_of(server.command("CLUSTER", "INFO")):
