@@ -94,7 +94,9 @@ class ClusterSession:
         self._losses = 0
         self._looking = False
         self._began = self._look_at = 0.0
+        # A server said that channels are not its own, and no look that began later has shown whose they are.
         self._moved = False
+        self._misplacements = 0
         self._failures = 0
         self.standing = Standing(options, sink, clock)
 
@@ -204,6 +206,7 @@ class ClusterSession:
 
     def _misplaced(self) -> None:
         self._moved = True
+        self._misplacements += 1
         self._look_soon()
         if not self.placement.is_restored:
             self._lose(BackplaneUnavailableError("A slot of the Redis Cluster has moved; its channels follow."))
@@ -211,14 +214,17 @@ class ClusterSession:
     async def _look(self) -> None:
         self._look_at = float("inf")
         losses, self._calm = self._losses, False
+        misplacements = self._misplacements
         try:
             shards = [shard for shard in self._shards.values() if shard.answers]
             views = await self._discovery.ask_shards(self._random.sample(shards, min(_ASKED, len(shards))))
             if not views:
                 known = [node.endpoint for node in self._view.nodes] if self._view is not None else []
                 views = await self._discovery.ask(list(dict.fromkeys([*self._options.addresses, *known])))
-            calm = self._adopt(max(views, key=lambda view: view.rank), views)
-            self._calm = calm and losses == self._losses
+            best = max(views, key=lambda view: view.rank)
+            # Else they may have been asked too early, and a channel would go back to the server that sent it away.
+            seen = misplacements == self._misplacements and self._adopt(best, views)
+            self._calm = seen and losses == self._losses
             self._failures = 0
         except BackplaneUnavailableError as error:
             self._failures += 1

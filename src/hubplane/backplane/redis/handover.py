@@ -25,11 +25,12 @@ class Handover:
     """Decides message by message; it neither subscribes nor reads a clock.
 
     In compat mode every primary hears what is published on any: what the new one brings at first may be a copy of what
-    the old one brought before both were subscribed. In sharded mode that is so within a shard, where a replica and its
-    primary change roles: messages are published at the new one, and the old one gets the copies, or not any more.
+    the old one brought before, and nothing is lost by not looking at it. In sharded mode that is so within a shard,
+    where a primary and its replica change roles; but the old one may not get copies any more. There it begins when the
+    new one is asked to subscribe: only a copy that takes longer than that to the new one would be taken for a message.
 
     Args:
-        now: Monotonic seconds: both are subscribed.
+        now: Monotonic seconds: the new one has subscribed, or, within a shard, is about to.
         shard: They are primary and replica of one shard, in sharded mode.
     """
 
@@ -38,7 +39,7 @@ class Handover:
     def __init__(self, now: float, *, shard: bool = False) -> None:
         # What the new one brings before is not looked at.
         self._begins = now if shard else now + _LAG
-        self._ends = self._begins + (_LAG if shard else _OVERLAP)
+        self._ends = self._begins + _OVERLAP
         self._old: Counter[bytes] = Counter()
         self._recent: deque[tuple[float, bytes]] = deque()
         self._new: list[bytes] = []
@@ -49,6 +50,10 @@ class Handover:
     def is_settled(self) -> bool:
         """The new server is the one that is heard."""
         return self._settled
+
+    def begin(self, now: float) -> None:
+        """Within a shard: the new one has subscribed."""
+        self._ends = now + _OVERLAP
 
     def is_due(self, now: float) -> bool:
         """It is time to `settle`, or, when that is done, to forget all this."""

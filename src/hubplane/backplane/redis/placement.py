@@ -81,6 +81,8 @@ class Placement:
         self._wanted = WantedChannels(options.channel_prefix.encode(), self._changed)
         self._heard: dict[str, Home] = {}
         self._moves: dict[str, tuple[Home, Handover]] = {}
+        # Moves within a shard whose new server has not subscribed yet.
+        self._openings: dict[str, Handover] = {}
         self._courtesies: dict[str, tuple[Home, float]] = {}
         self._restoring: set[Channel] = set()
         self._refused: set[Channel] = set()
@@ -215,6 +217,7 @@ class Placement:
         self._wanted.clear()
         self._heard.clear()
         self._moves.clear()
+        self._openings.clear()
         self._courtesies.clear()
 
     def give_up(self, error: BackplaneUnavailableError) -> None:
@@ -236,6 +239,7 @@ class Placement:
         name = channel.name
         self._refused.discard(channel)
         self._deaf.pop(name, None)
+        self._openings.pop(name, None)
         self.regained.pop(name, None)
         if channel in self._restoring:
             self._restoring.discard(channel)
@@ -295,6 +299,9 @@ class Placement:
         if home is None:
             return
         channel.sent = _Place(home)
+        old = self._heard.get(channel.name)
+        if self._sharded and old is not None and old is not home and self._related(old, home):
+            self._openings[channel.name] = Handover(self._clock.monotonic(), shard=True)
         home.subscriber.keep([channel.name])
         if self._can_hear(home, channel.name):
             self._confirm(home, channel)
@@ -307,6 +314,7 @@ class Placement:
         name = channel.name
         # Not settled: the old server has been heard all the time, and goes on being heard.
         self._moves.pop(name, None)
+        self._openings.pop(name, None)
         heard = self._heard.get(name)
         if here is not None and here is not heard:
             here.subscriber.leave([name])
@@ -354,14 +362,19 @@ class Placement:
 
     def receiver(self, home: Home) -> Callable[[str, bytes], None]:
         """Takes the messages of one server."""
-        heard, moves, deliver = self._heard, self._moves, self._deliver
+        heard, moves, openings, deliver = self._heard, self._moves, self._openings, self._deliver
 
         def receive_sharded(name: str, payload: bytes) -> None:
             # Unless it moves within its shard, a message on a shard channel comes from one server only.
             if name in moves:
                 self._receive(home, name, payload)
-            else:
-                deliver(name, payload)
+                return
+            if (opening := openings.get(name)) is not None:
+                now = self._clock.monotonic()
+                if opening.is_due(now):  # the new server takes its time: what is older has had enough to get there
+                    opening = openings[name] = Handover(now, shard=True)
+                opening.from_old(payload, now)
+            deliver(name, payload)
 
         def receive(name: str, payload: bytes) -> None:
             if not moves and heard.get(name) is home:
@@ -401,8 +414,11 @@ class Placement:
                 self.missed = True
                 self.regained.setdefault(name, old.deaf_since)
         elif name not in self._moves:
-            kind = Passage if self._sharded and not self._related(old, home) else Handover
-            self._moves[name] = (old, kind(self._clock.monotonic(), shard=self._sharded))
+            now = self._clock.monotonic()
+            if (move := self._openings.pop(name, None)) is not None:
+                move.begin(now)
+            self._moves[name] = (old, move or (Passage(now) if self._sharded else Handover(now)))
+        self._openings.pop(name, None)
         channel.confirmed = True
         self._refused.discard(channel)
         self._wanted.confirm(channel)

@@ -98,18 +98,20 @@ def test_shard_that_changes_its_primary() -> None:
     """What is published at the new primary is heard from the moment it is subscribed there; the old one has copies."""
     move = Handover(0.0, shard=True)
     assert move.from_old(b"before", 0.01)
+    assert not move.from_new(b"before", 0.02)
     assert not move.from_new(b"both", 0.02)
     assert move.from_old(b"both", 0.03)
+    move.begin(0.03)
     assert not move.from_new(b"new only", 0.04)
-    assert not move.is_due(0.49)
-    assert move.is_due(0.5)
-    assert move.settle(0.5) == [b"new only"]
-    assert not move.from_old(b"new only", 0.6)
+    assert not move.is_due(1.02)
+    assert move.is_due(1.03)
+    assert move.settle(1.03) == [b"new only"]
+    assert not move.from_old(b"new only", 1.1)
 
 
 def test_slot_that_changes_its_shard() -> None:
     """Equal messages from both servers are two messages: neither hears what is published at the other."""
-    move = Passage(0.0, shard=True)
+    move = Passage(0.0)
     assert move.from_old(b"tick", 0.1)
     assert move.from_new(b"tick", 0.1)
     assert move.settle(0.5) == []
