@@ -185,15 +185,29 @@ class RedisCluster(RedisFleet):
         return owners if len(pictures) == 1 else set()
 
     def move_slot(self, slot: int, to: RedisServer) -> None:
-        """Hand an empty slot to another primary, as a resharding does."""
+        """Hand an empty slot to another primary, as a resharding does, and wait until all primaries know it.
+
+        Raises:
+            TimeoutError: They did not agree in time.
+        """
         source, target = self.owner(slot), self.node_id(to)
         to.command("CLUSTER", "SETSLOT", slot, "IMPORTING", self.node_id(source))
         source.command("CLUSTER", "SETSLOT", slot, "MIGRATING", target)
         to.command("CLUSTER", "SETSLOT", slot, "NODE", target)
         source.command("CLUSTER", "SETSLOT", slot, "NODE", target)
-        for server in self.servers:
-            if server not in {to, source} and server.pid is not None and self.role(server) == "master":
+        # With the newest epoch it keeps the slot when a late heartbeat of the old owner claims it; else nobody would.
+        to.command("CLUSTER", "BUMPEPOCH")
+        primaries = [server for server in self.servers if server.pid is not None and self.role(server) == "master"]
+        for server in primaries:
+            if server not in {to, source}:
                 server.command("CLUSTER", "SETSLOT", slot, "NODE", target)
+        wait_until(
+            lambda: all(self._owners(server, slot) == [to.port] for server in primaries),
+            f"all primaries know that slot {slot} is at {to.port}",
+        )
+
+    def _owners(self, server: RedisServer, slot: int) -> list[int]:
+        return [_port(line) for line in self.nodes(server) if "master" in line[2] and _has(line[8:], slot)]
 
     def fail_over(self, replica: RedisServer) -> int:
         """Let a replica take its primary's place in agreement with it, and wait until all running servers know it.
