@@ -60,7 +60,7 @@ async def test_waiting_publish_times_out_with_the_reason(server: RedisServer) ->
         loop = asyncio.get_running_loop()
         before = loop.time()
         [text] = await failures([node.publish("room", b"never")])
-        assert 0.3 < loop.time() - before < 2.0
+        assert 0.3 < loop.time() - before < 4.0
         assert text.startswith(
             "The message timed out in the backlog attempting to send because no connection became available (400ms) - "
             "Last Connection Exception: "
@@ -92,7 +92,7 @@ async def test_fail_fast_does_not_wait(server: RedisServer) -> None:
             await node.subscribe(["other"])
         with pytest.raises(BackplaneUnavailableError, match="PUBSUB NUMSUB"):
             await node.count_subscribers(["other"])
-        assert loop.time() - before < 0.2
+        assert loop.time() - before < 2.5  # waiting would take 15 s
         server.start()
         await sink.event(GAP)
         assert await node.publish("room", b"again") == 1

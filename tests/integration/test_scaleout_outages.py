@@ -52,7 +52,7 @@ class Node:
 
     def __init__(self, server: RedisServer, name: str) -> None:
         options = RedisOptions(
-            endpoints=(Endpoint(server.host, server.port),), channel_prefix="App:", async_timeout=0.5
+            endpoints=(Endpoint(server.host, server.port),), channel_prefix="App:", async_timeout=2.0
         )
         self.routes = BackplaneRoutes()
         self.changes = Changes()
@@ -133,7 +133,7 @@ async def test_redis_restarts(server: RedisServer, caplog: pytest.LogCaptureFixt
         with pytest.raises(BackplaneUnavailableError):
             await a.add_to_group("c1", "first member")
         late = RecordedClient("late", JSON, user="late")
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(1.5):  # it does not wait for Redis
             await a.on_connected(late.connection)
         for name in ("c1", "late"):
             await a.send(Audience(AudienceKind.CONNECTION, (name,)), "local", [])

@@ -320,7 +320,7 @@ async def test_joins_do_not_wait_for_one_another(server: RedisServer) -> None:
             began = time.perf_counter()
             for join in [workers.start(manager.add_to_group("c1", f"g{number}"), "join") for number in range(1_000)]:
                 await join
-            assert time.perf_counter() - began < 2
+            assert time.perf_counter() - began < 10
 
 
 async def test_node_of_the_asked_client_dies(server: RedisServer) -> None:
