@@ -185,7 +185,9 @@ class RedisCluster(RedisFleet):
         return owners if len(pictures) == 1 else set()
 
     def move_slot(self, slot: int, to: RedisServer) -> None:
-        """Hand an empty slot to another primary, as a resharding does, and wait until all primaries know it.
+        """Hand an empty slot to another primary, as a resharding does, and wait until all running servers know it.
+
+        A replica that did not would leave the slot to nobody when it takes its primary's place.
 
         Raises:
             TimeoutError: They did not agree in time.
@@ -197,13 +199,13 @@ class RedisCluster(RedisFleet):
         source.command("CLUSTER", "SETSLOT", slot, "NODE", target)
         # With the newest epoch it keeps the slot when a late heartbeat of the old owner claims it; else nobody would.
         to.command("CLUSTER", "BUMPEPOCH")
-        primaries = [server for server in self.servers if server.pid is not None and self.role(server) == "master"]
-        for server in primaries:
-            if server not in {to, source}:
+        running = [server for server in self.servers if server.pid is not None]
+        for server in running:
+            if server not in {to, source} and self.role(server) == "master":
                 server.command("CLUSTER", "SETSLOT", slot, "NODE", target)
         wait_until(
-            lambda: all(self._owners(server, slot) == [to.port] for server in primaries),
-            f"all primaries know that slot {slot} is at {to.port}",
+            lambda: all(self._owners(server, slot) == [to.port] for server in running),
+            f"all servers know that slot {slot} is at {to.port}",
         )
 
     def _owners(self, server: RedisServer, slot: int) -> list[int]:
