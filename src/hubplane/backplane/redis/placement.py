@@ -7,12 +7,12 @@ home, where it shall be subscribed, and a server that is heard, whose deliveries
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Collection
 
 from hubplane.backplane.redis.batches import describe_lateness
 from hubplane.backplane.redis.connection import describe_error, unavailable
 from hubplane.backplane.redis.handover import Handover, Passage
+from hubplane.backplane.redis.hearing import Hearing
 from hubplane.backplane.redis.homes import Home
 from hubplane.backplane.redis.options import RedisOptions
 from hubplane.backplane.redis.subscriber import Subscriber
@@ -21,8 +21,6 @@ from hubplane.clock import Clock
 from hubplane.errors import BackplaneUnavailableError
 
 __all__ = ["Placement"]
-
-logger = logging.getLogger(__name__)
 
 # A channel that moved stays subscribed where it was, unheard, for so long: .NET's client learns only after up to a
 # minute (configCheckSeconds) that a slot has another owner, and believes until then what the old one counts.
@@ -68,7 +66,6 @@ class Placement:
         on_misplaced: Callable[[], None],
     ) -> None:
         self._clock = clock
-        self._deliver = deliver
         self._locate = locate
         self._related = related
         self._on_settled = on_settled
@@ -79,10 +76,8 @@ class Placement:
         self._fail_fast = options.backlog == "fail_fast"
         self._loop = asyncio.get_running_loop()
         self._wanted = WantedChannels(options.channel_prefix.encode(), self._changed)
-        self._heard: dict[str, Home] = {}
-        self._moves: dict[str, tuple[Home, Handover]] = {}
-        # Moves within a shard whose new server has not subscribed yet.
-        self._openings: dict[str, Handover] = {}
+        self._hearing = Hearing(clock, deliver, self._home_of, sharded=self._sharded)
+        self._heard, self._moves, self._openings = self._hearing.heard, self._hearing.moves, self._hearing.openings
         self._courtesies: dict[str, tuple[Home, float]] = {}
         self._restoring: set[Channel] = set()
         self._refused: set[Channel] = set()
@@ -215,9 +210,7 @@ class Placement:
             ticket.keep = False
             self._wanted.finish(ticket, self._unavailable(f"Not confirmed: {error}"))
         self._wanted.clear()
-        self._heard.clear()
-        self._moves.clear()
-        self._openings.clear()
+        self._hearing.clear()
         self._courtesies.clear()
 
     def give_up(self, error: BackplaneUnavailableError) -> None:
@@ -306,6 +299,10 @@ class Placement:
         if self._can_hear(home, channel.name):
             self._confirm(home, channel)
 
+    def _home_of(self, name: str) -> Home | None:
+        place = self._wanted.channels[name].sent
+        return place.home if isinstance(place, _Place) else None
+
     @staticmethod
     def _can_hear(home: Home, name: str) -> bool:
         return home.hears and home.subscriber.has(name)
@@ -337,14 +334,7 @@ class Placement:
     def _settle(self, name: str, old: Home, move: Handover) -> None:
         place = self._wanted.channels[name].sent
         assert isinstance(place, _Place)  # noqa: S101 - a channel that moves has somewhere to go
-        self._heard[name] = place.home
-        for payload in move.settle(self._clock.monotonic()):
-            try:
-                self._deliver(name, payload)
-            except Exception:
-                # The sink broke its word; the messages behind this one must not pay for it.
-                logger.exception("A sink failed on channel %s.", name)
-        self._moves[name] = (old, move)
+        self._hearing.settle(name, place.home, old, move)
         self._end_courtesy(name)
         if self._sharded:
             old.subscriber.leave([name])
@@ -362,39 +352,7 @@ class Placement:
 
     def receiver(self, home: Home) -> Callable[[str, bytes], None]:
         """Takes the messages of one server."""
-        heard, moves, openings, deliver = self._heard, self._moves, self._openings, self._deliver
-
-        def receive_sharded(name: str, payload: bytes) -> None:
-            # Unless it moves within its shard, a message on a shard channel comes from one server only.
-            if name in moves:
-                self._receive(home, name, payload)
-                return
-            if (opening := openings.get(name)) is not None:
-                now = self._clock.monotonic()
-                if opening.is_due(now):  # the new server takes its time: what is older has had enough to get there
-                    opening = openings[name] = Handover(now, shard=True)
-                opening.from_old(payload, now)
-            deliver(name, payload)
-
-        def receive(name: str, payload: bytes) -> None:
-            if not moves and heard.get(name) is home:
-                deliver(name, payload)
-            else:
-                self._receive(home, name, payload)
-
-        return receive_sharded if self._sharded else receive
-
-    def _receive(self, home: Home, name: str, payload: bytes) -> None:
-        entry, now = self._moves.get(name), self._clock.monotonic()
-        if entry is None:
-            wanted = self._heard.get(name) is home
-        elif entry[0] is home:
-            wanted = entry[1].from_old(payload, now)
-        else:
-            place = self._wanted.channels[name].sent
-            wanted = isinstance(place, _Place) and place.home is home and entry[1].from_new(payload, now)
-        if wanted:
-            self._deliver(name, payload)
+        return self._hearing.receiver(home)
 
     def confirmed(self, home: Home, name: str) -> None:
         """A server has subscribed a channel."""
