@@ -100,14 +100,19 @@ async def test_primary_dies(sentinels: RedisSentinels) -> None:
         await fleet.caught_up()
         lost = lost_between(fleet)
         old.start()
-        await eventually(lambda: old.command("ROLE")[0] == b"slave", "the old primary follows")  # type: ignore[index]
+        await asyncio.to_thread(sentinels.wait_until_well)
         await fleet.caught_up()
         fleet.assert_ordered()
-        assert lost_between(fleet) == lost
+        # It follows the new one. Now and then Sentinels go back to it at once: more outages, told like the first.
+        outages = max(len(node.sink.events) // 2 for node in fleet.nodes)
         for node in fleet.nodes:
-            assert node.sink.events == ["lost", GAP]
-        assert count_at(new, f"{options.channel_prefix}room 0") == 2
-        assert count_at(old, f"{options.channel_prefix}room 0") == 0
+            assert node.sink.events in [["lost", GAP] * times for times in range(1, outages + 1)]
+        primary = sentinels.primary()
+        if outages == 1:
+            assert primary is new
+            assert lost_between(fleet) == lost
+        for server in sentinels.servers:
+            assert count_at(server, f"{options.channel_prefix}room 0") == (2 if server is primary else 0)
 
 
 async def test_forced_failover(sentinels: RedisSentinels) -> None:
