@@ -173,8 +173,8 @@ class ClusterSession:
 
     async def count_subscribers(self, names: Sequence[str]) -> dict[str, int]:
         """How many nodes are subscribed to each channel, wherever they are; see `SubscriberCount`."""
-        replicas = self._view.replicas if self._view is not None else ()
-        return await self._count.ask(names, list(self._shards.values()), replicas, outage=self.standing.outage)
+        others = self._view.others if self._view is not None else ()
+        return await self._count.ask(names, list(self._shards.values()), others, outage=self.standing.outage)
 
     # The Cluster
 

@@ -37,7 +37,7 @@ class SubscriberCount:
         self,
         names: Sequence[str],
         shards: Sequence[Shard],
-        replicas: Sequence[Endpoint],
+        others: Sequence[Endpoint],
         *,
         outage: BackplaneUnavailableError | None,
     ) -> dict[str, int]:
@@ -46,7 +46,8 @@ class SubscriberCount:
         Args:
             names: The channels.
             shards: The primaries.
-            replicas: Asked about the channels that nobody has at a primary: clients of other kinds may flee there.
+            others: Asked about the channels that nobody has at a primary: clients of other kinds may flee to a replica,
+                or sit where a primary has just stepped down.
             outage: Why not all can be asked.
 
         Raises:
@@ -54,7 +55,7 @@ class SubscriberCount:
         """
         counts = dict.fromkeys(names, 0)
         for start in range(0, len(names), _NAMES_PER_COMMAND):
-            await self._ask(names[start : start + _NAMES_PER_COMMAND], counts, shards, replicas, outage)
+            await self._ask(names[start : start + _NAMES_PER_COMMAND], counts, shards, others, outage)
         return counts
 
     async def _ask(
@@ -62,7 +63,7 @@ class SubscriberCount:
         names: Sequence[str],
         counts: dict[str, int],
         shards: Sequence[Shard],
-        replicas: Sequence[Endpoint],
+        others: Sequence[Endpoint],
         outage: BackplaneUnavailableError | None,
     ) -> None:
         command = pack_command(self._words(names))
@@ -80,11 +81,11 @@ class SubscriberCount:
             raise BackplaneUnavailableError(text) from reason
         if missing and not self._sharded:
             words = self._words(missing)
-            for replica in replicas:
+            for other in others:
                 try:
-                    _add(counts, missing, await self._discovery.call(replica, *words))
+                    _add(counts, missing, await self._discovery.call(other, *words))
                 except BackplaneUnavailableError as error:
-                    logger.debug("A replica cannot be asked for subscribers: %s", error)
+                    logger.debug("A server without slots cannot be asked for subscribers: %s", error)
 
     def _words(self, names: Sequence[str]) -> tuple[str, ...]:
         subcommand = "SHARDNUMSUB" if self._sharded else "NUMSUB"

@@ -89,6 +89,11 @@ class ClusterView:
         """The replicas that are alive."""
         return tuple(node.endpoint for node in self.nodes if not node.primary and not node.failed)
 
+    @property
+    def others(self) -> tuple[Endpoint, ...]:
+        """Who is alive and owns no slots: replicas, and who has just stepped down and still passes for a primary."""
+        return tuple(node.endpoint for node in self.nodes if node not in self.primaries and not node.failed)
+
     def owners(self) -> list[Endpoint | None]:
         """The owner of each slot."""
         found: list[Endpoint | None] = [None] * SLOTS

@@ -43,11 +43,12 @@ def test_empty_braces_are_no_tag() -> None:
 
 
 def test_view_of_a_cluster() -> None:
-    """Who is a primary, who owns what, who is doubted; nodes without an address and empty primaries are left out."""
+    """Who is a primary, who owns what, who is doubted; nodes without an address are left out."""
     view = read_view(NODES, ASKED, tls=False)
     assert [str(node.endpoint) for node in view.primaries] == ["10.0.0.1:7000", "10.0.0.2:7000", "10.0.0.3:7000"]
     assert [(node.failed, node.doubted) for node in view.primaries] == [(False, False), (False, False), (True, True)]
     assert [str(endpoint) for endpoint in view.replicas] == ["10.0.0.4:7000", "[2001:db8::5]:7000"]
+    assert [str(endpoint) for endpoint in view.others] == ["10.0.0.4:7000", "[2001:db8::5]:7000", "10.0.0.8:7000"]
     owners = view.owners()
     assert [str(owners[slot]) for slot in (0, 5460, 5461, 10001, 10002, SLOTS - 1)] == [
         *["10.0.0.1:7000"] * 2,
