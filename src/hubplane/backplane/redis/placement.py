@@ -270,8 +270,7 @@ class Placement:
     def lost(self, home: Home) -> bool:
         """A server's subscriptions are gone, or cannot be trusted; returns whether some channel was heard there."""
         for name, (old, move) in list(self._moves.items()):
-            place = self._wanted.channels[name].sent
-            if not move.is_settled and isinstance(place, _Place) and place.home is home:
+            if not move.is_settled and self._home_of(name) is home:
                 del self._moves[name]  # the old one goes on being heard
             elif old is home and not move.is_settled:
                 self._settle(name, old, move)
@@ -332,9 +331,9 @@ class Placement:
             ticket.waiting.add(channel)
 
     def _settle(self, name: str, old: Home, move: Handover) -> None:
-        place = self._wanted.channels[name].sent
-        assert isinstance(place, _Place)  # noqa: S101 - a channel that moves has somewhere to go
-        self._hearing.settle(name, place.home, old, move)
+        home = self._home_of(name)
+        assert home is not None  # noqa: S101 - a channel that moves has somewhere to go
+        self._hearing.settle(name, home, old, move)
         self._end_courtesy(name)
         if self._sharded:
             old.subscriber.leave([name])
@@ -343,9 +342,7 @@ class Placement:
 
     def _end_courtesy(self, name: str) -> None:
         home, _ = self._courtesies.pop(name, (None, 0.0))
-        place = self._wanted.channels[name].sent
-        at_home = isinstance(place, _Place) and place.home is home
-        if home is not None and not at_home and self._heard.get(name) is not home:
+        if home is not None and self._home_of(name) is not home and self._heard.get(name) is not home:
             home.subscriber.leave([name])
 
     # What the servers say
