@@ -16,8 +16,9 @@ from hubplane.backplane.redis.options import Endpoint, RedisOptions
 from hubplane.backplane.redis.pubsub import RedisBackplane
 from hubplane.backplane.redis.resp import NOTHING, new_reader
 from hubplane.clock import Clock
+from hubplane.testing.fakes import SeededIds
 
-__all__ = ["MemoryRedis", "Sent", "WiredBackplane", "turns"]
+__all__ = ["MemoryRedis", "NamedNode", "Sent", "WiredBackplane", "turns"]
 
 
 class Sent(NamedTuple):
@@ -208,6 +209,17 @@ class WiredBackplane(RedisBackplane):
     def endpoints(self) -> Sequence[str]:
         """The servers of the configuration."""
         return [str(address) for address in self._addresses]
+
+
+class NamedNode(SeededIds):
+    """Ids of a node whose server name was recorded."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self._name = name
+
+    def node_name(self) -> str:
+        return self._name
 
 
 async def turns(count: int = 40) -> None:

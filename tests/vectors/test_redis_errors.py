@@ -18,7 +18,7 @@ from random import Random
 from typing import Any  # recorded JSON
 
 import pytest
-from tests.vectors.redis_in_memory import MemoryRedis, WiredBackplane, turns
+from tests.vectors.redis_in_memory import MemoryRedis, NamedNode, WiredBackplane, turns
 
 from hubplane import Hub, HubApp, HubException
 from hubplane.errors import BackplaneError, BackplaneUnavailableError
@@ -28,7 +28,7 @@ from hubplane.lifetime.scaleout import ScaleoutHubLifetimeManager
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
 from hubplane.testing import MemoryServer
-from hubplane.testing.fakes import FakeClock, SeededIds
+from hubplane.testing.fakes import FakeClock
 from hubplane.testing.recording import RecordedClient
 
 DATA = Path(__file__).parent / "data"
@@ -91,17 +91,6 @@ BETTER: dict[str, dict[str, object]] = {
     },
     "blink": {},
 }
-
-
-class NamedNode(SeededIds):
-    """Ids of a node whose server name was recorded."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def node_name(self) -> str:
-        return self._name
 
 
 class Pace(Random):

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any  # recorded JSON
 
 import pytest
-from tests.vectors.redis_in_memory import MemoryRedis, Sent, WiredBackplane, turns
+from tests.vectors.redis_in_memory import MemoryRedis, NamedNode, Sent, WiredBackplane, turns
 
 from hubplane.lifetime.audience import Audience, AudienceKind
 from hubplane.lifetime.routes import BackplaneRoutes
 from hubplane.lifetime.scaleout import ScaleoutHubLifetimeManager
 from hubplane.protocol.json_protocol import JsonHubProtocol
 from hubplane.protocol.msgpack_protocol import MessagePackHubProtocol
-from hubplane.testing.fakes import FakeClock, SeededIds
+from hubplane.testing.fakes import FakeClock
 from hubplane.testing.recording import RecordedClient
 
 DATA = Path(__file__).parent / "data"
@@ -44,17 +44,6 @@ UNORDERED = {"disconnect-user-not-last", "disconnect-anonymous-in-groups", "shut
 
 Event = tuple[int, str, int, str]
 """Id, name, level and text of a log record."""
-
-
-class NamedNode(SeededIds):
-    """Ids of a hub whose server name was recorded."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__()
-        self._name = name
-
-    def node_name(self) -> str:
-        return self._name
 
 
 class Walk:
